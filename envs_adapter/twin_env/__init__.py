@@ -1,0 +1,1 @@
+"""Simulators behind RoboTwin's task interface, episode files, demonstrations."""

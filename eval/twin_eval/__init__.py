@@ -1,0 +1,1 @@
+"""Seeded, resumable evaluation of policies, and its statistics."""

@@ -1,0 +1,1 @@
+"""What a policy is: networks, normaliser, checkpoint, agent."""

@@ -1,0 +1,63 @@
+"""Packaging of TwinBench: four source roots, one importable package in each."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+SOURCE_ROOTS = {
+    "twin_policy": "policy",
+    "twin_env": "envs_adapter",
+    "twin_eval": "eval",
+    "twin_train": "train",
+}
+
+packages: list[str] = []
+for package, root in SOURCE_ROOTS.items():
+    packages += find_packages(root, include=[package, f"{package}.*"])
+
+setup(
+    name="twinbench",
+    version="0.1.0",
+    description="Training and honest evaluation of visuomotor policies on RoboTwin, "
+    "with an embedded SAPIEN simulator that runs on a CPU",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir={package: f"{root}/{package}" for package, root in SOURCE_ROOTS.items()},
+    package_data={"twin_env": ["embedded/assets/**/*", "embedded/tasks/*.json"]},
+    install_requires=[
+        "diffusers>=0.11",
+        "einops>=0.6",
+        "h5py>=3.8",
+        "imageio>=2.31",
+        "imageio-ffmpeg>=0.4.9",
+        "matplotlib>=3.7",
+        "numpy>=1.26",
+        "opencv-python>=4.8",
+        "pandas>=2.0",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "sapien>=3.0.3",
+        "scipy>=1.10",
+        "timm>=1.0",
+        "torch>=2.4",
+        "torchvision",
+        "tqdm>=4.65",
+    ],
+    extras_require={
+        "dev": [
+            "import-linter>=2.0",
+            "mypy>=1.10",
+            "pre-commit>=3.5",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            "types-PyYAML",
+            "pandas-stubs",
+            "types-tqdm",
+        ],
+    },
+    entry_points={"console_scripts": ["twinbench=twin_eval.cli:main"]},
+)
