@@ -1,0 +1,66 @@
+# `make demo` and `make test` do all of their own set-up; a second run installs nothing.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PYTHON ?= python3
+CODE   := policy envs_adapter eval train tests setup.py
+
+.PHONY: help setup vulkan demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    record, train and evaluate in the embedded simulator (outputs/demo/)"
+	@echo "make test    linters, types, import rules and all tests"
+	@echo "make setup   virtual environment, dependencies and a Vulkan device, nothing else"
+	@echo "make lint    ruff, mypy and import-linter (make format mends what ruff can)"
+	@echo "make clean   remove .venv, caches and build leftovers (outputs/ stays)"
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "setup: no $(PYTHON) on this machine: install Python >= 3.10, or say which: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "setup: TwinBench needs Python >= 3.10 and $(PYTHON) is $$($(PYTHON) --version 2>&1):" \
+	       "say which to use: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install -y python3-venv >/dev/null; \
+	  else \
+	    echo "setup: $(PYTHON) has no venv module: on Debian or Ubuntu, sudo apt-get install python3-venv" >&2; exit 1; \
+	  fi; }
+	@echo "setup: creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python setup.py pyproject.toml
+	@echo "setup: installing TwinBench and its dependencies into $(VENV) (minutes, the first time)"
+	@$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $(STAMP)
+
+# Looked at each time (under a second): the virtual environment may outlive the machine's drivers.
+vulkan: $(STAMP)
+	@PYTHON=$(BIN)/python bash envs_adapter/install_vulkan.sh
+
+setup: $(STAMP) vulkan
+
+demo: setup
+	@$(BIN)/twinbench demo
+
+lint: $(STAMP)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+# Fast tests first, so that a plain mistake is found before the simulator starts.
+test: setup lint
+	@$(BIN)/pytest -q -m "not simulator and not e2e"
+	@$(BIN)/pytest -q -m "simulator and not e2e"
+	@$(BIN)/pytest -q -m "e2e"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
