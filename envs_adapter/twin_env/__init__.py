@@ -1,1 +1,16 @@
 """Simulators behind RoboTwin's task interface, episode files, demonstrations."""
+
+from twin_env.backends import environment_fingerprint, list_tasks, make_env
+from twin_env.config import load_env_config
+from twin_env.task_env import InvalidActionError, Observation, TaskEnv, UnstableError
+
+__all__ = [
+    "InvalidActionError",
+    "Observation",
+    "TaskEnv",
+    "UnstableError",
+    "environment_fingerprint",
+    "list_tasks",
+    "load_env_config",
+    "make_env",
+]

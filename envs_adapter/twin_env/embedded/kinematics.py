@@ -15,9 +15,9 @@ import numpy as np
 from twin_env.embedded.rotations import Array, rotation_y, rotation_z
 
 SHOULDER_HEIGHT_M = 0.15
-UPPER_ARM_M = 0.30
-FOREARM_M = 0.30
-HAND_M = 0.17
+UPPER_ARM_M = 0.32
+FOREARM_M = 0.32
+HAND_M = 0.20
 JOINT_LOWER_RAD = np.array([-2.6, -2.0, -2.7, -3.0, -2.2, -3.1])
 JOINT_UPPER_RAD = np.array([2.6, 2.0, 2.7, 3.0, 2.2, 3.1])
 
@@ -98,7 +98,7 @@ def _wrist_angles(
 
 
 def _wrap_near(joints: Array, near_rad: Array) -> Array:
-    """Turn each joint by whole turns: nearest to `near_rad`, unless only another fits the limits."""
+    """Turn each joint by whole turns: near `near_rad`, unless only another turn fits the limits."""
     wrapped = near_rad + (joints - near_rad + np.pi) % (2 * np.pi) - np.pi
     over, under = wrapped > JOINT_UPPER_RAD, wrapped < JOINT_LOWER_RAD
     return wrapped - 2 * np.pi * over + 2 * np.pi * under

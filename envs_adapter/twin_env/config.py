@@ -1,0 +1,121 @@
+"""Environment configs: RoboTwin's YAML keys, checked against what the simulator can do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twin_env.names import unknown
+
+DEFAULTS: dict[str, Any] = {
+    "episode_num": 50,
+    "save_freq": 15,
+    "embodiment": ["twin-arm6"],
+    "domain_randomization": {
+        "random_background": False,
+        "cluttered_table": False,
+        "clean_background_rate": 1,
+        "random_head_camera_dis": 0,
+        "random_table_height": 0,
+        "random_light": False,
+        "crazy_random_light_rate": 0,
+    },
+    "camera": {
+        "head_camera_type": "D435",
+        "wrist_camera_type": "D435",
+        "collect_head_camera": True,
+        "collect_wrist_camera": True,
+    },
+    "data_type": {
+        "rgb": True,
+        "endpose": True,
+        "qpos": True,
+        "depth": False,
+        "pointcloud": False,
+        "mesh_segmentation": False,
+        "actor_segmentation": False,
+        "third_view": False,
+    },
+    "shadow_map_size": 1024,
+}
+
+_NOT_BUILT_YET = {
+    "domain_randomization": (
+        "random_background",
+        "cluttered_table",
+        "random_head_camera_dis",
+        "random_table_height",
+        "random_light",
+        "crazy_random_light_rate",
+    ),
+    "data_type": ("depth", "pointcloud", "mesh_segmentation", "actor_segmentation", "third_view"),
+}
+
+
+def config_folder() -> Path:
+    """`task_configs/` of the current folder, else the one beside the source roots.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    places = [Path("task_configs"), Path(__file__).resolve().parents[2] / "task_configs"]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(
+        f"no task_configs folder at {' or '.join(str(p) for p in places)}; "
+        "run from the project's root"
+    )
+
+
+def load_env_config(name_or_path: str) -> dict[str, Any]:
+    """The whole environment config of that name (`demo_clean`) or YAML path, defaults filled in.
+
+    Raises:
+        ValueError: unknown config, unknown key, or a value that the simulator cannot honour.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yml", ".yaml"):
+        known = {p.stem: p for p in sorted(config_folder().glob("*.yml"))}
+        if name_or_path not in known:
+            raise unknown("environment config", name_or_path, known)
+        path = known[name_or_path]
+    with path.open(encoding="utf-8") as file:
+        given = yaml.safe_load(file) or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: an environment config is a mapping of keys to values")
+    return complete_env_config(given, source=str(path))
+
+
+def complete_env_config(given: Mapping[str, Any], *, source: str = "config") -> dict[str, Any]:
+    """`given` laid over the defaults and checked; `source` is named in errors."""
+    config = copy.deepcopy(DEFAULTS)
+    _overlay(config, given, where=source)
+    for section, keys in _NOT_BUILT_YET.items():
+        for key in keys:
+            if config[section][key]:
+                raise ValueError(
+                    f"{source}: {section}.{key}={config[section][key]!r} is not offered by the "
+                    "embedded simulator yet; set it to false or 0"
+                )
+    if config["embodiment"] != ["twin-arm6"]:
+        raise unknown("embodiment", ",".join(map(str, config["embodiment"])), ["twin-arm6"])
+    if int(config["save_freq"]) < 1:
+        raise ValueError(f"{source}: save_freq must be at least 1, not {config['save_freq']}")
+    return config
+
+
+def _overlay(base: dict[str, Any], given: Mapping[str, Any], *, where: str) -> None:
+    for key, value in given.items():
+        if key not in base:
+            raise unknown(f"key in {where}", str(key), base)
+        if isinstance(base[key], dict):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{where}: {key} must be a mapping, not {value!r}")
+            _overlay(base[key], value, where=f"{where}: {key}")
+        else:
+            base[key] = value

@@ -1,0 +1,297 @@
+"""A task on the embedded simulator: RoboTwin's interface over one scene with two arms."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twin_env.config import complete_env_config
+from twin_env.embedded import cameras, kinematics
+from twin_env.embedded.actor import Actor
+from twin_env.embedded.cameras import CAMERA_TYPES, Camera
+from twin_env.embedded.expert import Expert
+from twin_env.embedded.motion import follow, stretch
+from twin_env.embedded.robot import ARM_JOINTS, SIDES, Arm, load_arm
+from twin_env.embedded.rotations import Array
+from twin_env.embedded.scene import Scene
+from twin_env.names import unknown
+from twin_env.task_env import InvalidActionError, Observation, UnstableError
+
+ACTION_DIM = 2 * (ARM_JOINTS + 1)
+SETTLE_TICKS = 100
+IDLE_ACTION_TICKS = 50
+"""What an action costs that moves no arm, as in RoboTwin."""
+ACTION_SPEED_RAD_S = 1.0
+ACTION_ACCELERATION_RAD_S2 = 1.0
+
+
+class EmbeddedTask(Expert):
+    """Base of all tasks; a task defines `load_actors`, `play_once` and `check_success`."""
+
+    step_lim: ClassVar[int] = 400
+    settled_speed_m_s: ClassVar[float] = 0.05
+
+    def __init__(self) -> None:
+        self.seed = 0
+        self.take_action_cnt = 0
+        self.eval_success = False
+        self.plan_success = True
+        self.clamped_actions = 0
+        self.info: dict[str, Any] = {}
+        self.frame_sink: Callable[[EmbeddedTask], None] | None = None
+        """Called with the task for each frame that RoboTwin's collection would keep."""
+        self._instruction = ""
+        self._scene: Scene | None = None
+
+    # What a task file defines -------------------------------------------------------------
+
+    def load_actors(self) -> None:
+        raise NotImplementedError
+
+    def play_once(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def check_success(self) -> bool:
+        raise NotImplementedError
+
+    # RoboTwin's interface -----------------------------------------------------------------
+
+    def setup_demo(
+        self,
+        now_ep_num: int = 0,
+        seed: int = 0,
+        is_test: bool = False,
+        *,
+        render: bool = True,
+        **config: Any,
+    ) -> None:
+        """Build the scene of `seed` anew and let it come to rest.
+
+        `render=False` builds it without anything visible, for machines or uses without pictures;
+        the physics is the same.
+
+        Raises:
+            UnstableError: an object still moves afterwards.
+        """
+        self.close_env()
+        self.ep_num, self.seed, self.is_test = now_ep_num, int(seed), is_test
+        self.config = complete_env_config(config)
+        self.rng = np.random.default_rng(self.seed)
+        self.take_action_cnt, self.clamped_actions = 0, 0
+        self.eval_success, self.plan_success = False, True
+        self.info = {"cluttered_table_info": [], "texture_info": _NO_TEXTURES, "info": {}}
+        shadow_map_size = int(self.config["shadow_map_size"])
+        self._scene = Scene(render=render, shadow_map_size=shadow_map_size)
+        self.arms: dict[str, Arm] = {side: load_arm(self._scene, side) for side in SIDES}
+        self.actors: list[Actor] = []
+        self._cameras: list[Camera] = self._add_cameras(self._scene) if render else []
+        self._observer: Camera | None = None
+        self._tick = 0
+        self.load_actors()
+        for _ in range(SETTLE_TICKS):
+            self._scene.step()
+        self._require_rest()
+
+    def get_obs(self) -> Observation:
+        """RoboTwin's observation of this moment; renders only here."""
+        pictures: dict[str, dict[str, Any]] = {}
+        if self._cameras:
+            self.scene.sapien.update_render()
+            for camera in self._cameras:
+                camera.expose()
+            for camera in self._cameras:
+                pictures[camera.name] = {"rgb": camera.rgb(), **camera.matrices()}
+        left, right = self.arms["left"], self.arms["right"]
+        return {
+            "observation": pictures,
+            "pointcloud": [],
+            "joint_action": {
+                "left_arm": left.targets_rad.tolist(),
+                "left_gripper": left.gripper,
+                "right_arm": right.targets_rad.tolist(),
+                "right_gripper": right.gripper,
+                "vector": self.drive_vector(),
+            },
+            "endpose": {
+                "left_endpose": left.endpose(),
+                "left_gripper": left.gripper,
+                "right_endpose": right.endpose(),
+                "right_gripper": right.gripper,
+            },
+        }
+
+    def take_action(self, action: NDArray[np.float64], action_type: str = "qpos") -> None:
+        """Drive both arms to absolute joint targets (14,): [left 6, gripper, right 6, gripper].
+
+        Success is looked at on every physics tick; once it held, further calls do nothing.
+
+        Raises:
+            InvalidActionError: wrong shape or not finite.
+            UnstableError: the physics left the room.
+        """
+        if self.take_action_cnt >= self.step_lim or self.eval_success:
+            return
+        if action_type != "qpos":
+            raise unknown("action_type", action_type, ["qpos"])
+        goal = self._checked(action)
+        self.take_action_cnt += 1
+        paths, grippers, ticks = {}, {}, 0
+        for side, part in zip(SIDES, np.split(goal, 2), strict=True):
+            arm = self.arms[side]
+            knots = np.stack([arm.targets_rad, part[:ARM_JOINTS]])
+            paths[side] = follow(
+                knots, speed=ACTION_SPEED_RAD_S, acceleration=ACTION_ACCELERATION_RAD_S2
+            )
+            grippers[side] = (arm.gripper, float(part[ARM_JOINTS]))
+            ticks = max(ticks, len(paths[side]))
+        ticks = ticks or IDLE_ACTION_TICKS
+        for side, path in paths.items():
+            if len(path):
+                paths[side] = stretch(path, ticks)
+        for tick in range(ticks):
+            share = (tick + 1) / ticks
+            for side, arm in self.arms.items():
+                targets = paths[side][tick] if len(paths[side]) else arm.targets_rad
+                start, end = grippers[side]
+                arm.drive(targets, start + share * (end - start))
+            self.scene.step()
+            if self.check_success():
+                self.eval_success = True
+                return
+        self._require_sane()
+
+    def set_instruction(self, instruction: str) -> None:
+        self._instruction = instruction
+
+    def get_instruction(self) -> str:
+        return self._instruction
+
+    def close_env(self, clear_cache: bool = False) -> None:
+        """Drop the scene; the next `setup_demo` builds a new one."""
+        self._scene = None
+        self.arms, self.actors, self._cameras, self._observer = {}, [], [], None
+
+    # Ours ---------------------------------------------------------------------------------
+
+    @property
+    def scene(self) -> Scene:
+        if self._scene is None:
+            raise RuntimeError("the task has no scene; call setup_demo first")
+        return self._scene
+
+    def drive_vector(self) -> Array:
+        """Drive targets (14,) in RoboTwin's order: arms in rad, grippers in [0, 1]."""
+        return np.concatenate(
+            [[*self.arms[side].targets_rad, self.arms[side].gripper] for side in SIDES]
+        )
+
+    def expert_actions(self) -> Array:
+        """(N, 14): the actions that replay the expert on this seed, from a private copy."""
+        copy = type(self)()
+        vectors: list[Array] = []
+        copy.frame_sink = lambda task: vectors.append(task.drive_vector())
+        copy.setup_demo(now_ep_num=self.ep_num, seed=self.seed, render=False, **self.config)
+        copy.play_once()
+        copy.close_env()
+        return np.stack(vectors[1:])
+
+    def render_video_frame(self, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB of the scene as a bystander sees it, by default the head camera's view;
+        `size` (width, height) asks for the observer's camera."""
+        if size is None:
+            camera = self._cameras[0]
+        else:
+            if self._observer is None:
+                kind = cameras.CameraType(*size, fovy_rad=0.72)
+                self._observer = cameras.observer_camera(self.scene, kind)
+            camera = self._observer
+        self.scene.sapien.update_render()
+        camera.expose()
+        return camera.rgb()
+
+    def instructions(self) -> dict[str, list[str]]:
+        """RoboTwin's `seen` and `unseen` phrasings, those whose placeholders are known."""
+        path = Path(__file__).with_name("tasks") / f"{type(self).__name__}.json"
+        known = self.info["info"]
+        templates = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            split: [_fill(text, known) for text in texts if _placeholders(text) <= known.keys()]
+            for split, texts in templates.items()
+        }
+
+    def _add_cameras(self, scene: Scene) -> list[Camera]:
+        wanted = self.config["camera"]
+        for key in ("head_camera_type", "wrist_camera_type"):
+            if wanted[key] not in CAMERA_TYPES:
+                raise unknown(f"camera.{key}", wanted[key], CAMERA_TYPES)
+        rig = []
+        if wanted["collect_head_camera"]:
+            kind = CAMERA_TYPES[wanted["head_camera_type"]]
+            rig.append(cameras.head_camera(scene, kind))
+        if wanted["collect_wrist_camera"]:
+            kind = CAMERA_TYPES[wanted["wrist_camera_type"]]
+            names = (cameras.LEFT_WRIST, cameras.RIGHT_WRIST)
+            for side, name in zip(SIDES, names, strict=True):
+                rig.append(cameras.wrist_camera(scene, self.arms[side], name, kind))
+        return rig
+
+    def _advance(self, ticks: int = 1) -> None:
+        """Step the physics of an expert's motion and keep the frames that are due."""
+        for _ in range(ticks):
+            self.scene.step()
+            self._tick += 1
+            if self._tick % int(self.config["save_freq"]) == 0:
+                self._keep_frame()
+
+    def _keep_frame(self) -> None:
+        if self.frame_sink is not None:
+            self.frame_sink(self)
+
+    def _checked(self, action: NDArray[np.float64]) -> Array:
+        goal = np.asarray(action, dtype=np.float64)
+        if goal.shape != (ACTION_DIM,):
+            raise InvalidActionError(
+                f"an action has shape ({ACTION_DIM},): [left arm 6, left gripper, right arm 6, "
+                f"right gripper]; got {goal.shape}"
+            )
+        if not np.all(np.isfinite(goal)):
+            bad = np.flatnonzero(~np.isfinite(goal)).tolist()
+            raise InvalidActionError(f"an action must be finite; elements {bad} are not")
+        lower = np.tile([*kinematics.JOINT_LOWER_RAD, 0.0], 2)
+        upper = np.tile([*kinematics.JOINT_UPPER_RAD, 1.0], 2)
+        clamped = np.clip(goal, lower, upper)
+        self.clamped_actions += int(np.any(np.abs(clamped - goal) > 1e-6))
+        return clamped
+
+    def _require_rest(self) -> None:
+        for actor in self.actors:
+            if not actor.speed_m_s() < self.settled_speed_m_s:
+                raise UnstableError(
+                    f"{actor.get_name()} still moves at {actor.speed_m_s():.3f} m/s after "
+                    f"{SETTLE_TICKS} ticks (seed {self.seed})"
+                )
+
+    def _require_sane(self) -> None:
+        for actor in self.actors:
+            position = actor.get_pose().p
+            if not (np.all(np.isfinite(position)) and np.max(np.abs(position)) < 5.0):
+                raise UnstableError(f"{actor.get_name()} left the room: {position.tolist()}")
+
+
+_NO_TEXTURES = {"wall_texture": None, "table_texture": None}
+
+
+def _placeholders(text: str) -> set[str]:
+    return {"{" + name + "}" for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    for key, value in values.items():
+        text = text.replace(key, value)
+    return text

@@ -1,0 +1,208 @@
+"""One SAPIEN scene: physics settings, renderer, lights, the room, and rigid objects."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sapien
+
+from twin_env.embedded import materials
+from twin_env.embedded.materials import Finish
+from twin_env.embedded.motion import PHYSICS_HZ
+from twin_env.embedded.rotations import Array
+
+ASSETS = Path(__file__).with_name("assets")
+TABLE_TOP_M = 0.74
+TABLE_SIZE_M = (1.24, 0.74, 0.04)
+
+logger = logging.getLogger(__name__)
+
+
+class RenderingUnavailableError(RuntimeError):
+    """No Vulkan device can render."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One primitive of an object: what is seen and what collides."""
+
+    kind: str
+    """"box", "cylinder" or "capsule" (both along x), or "sphere"."""
+    size_m: tuple[float, ...]
+    """Half sizes (3,) of a box; (radius, half length) of a cylinder or capsule; (radius,)."""
+    finish: Finish
+    at_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    """[w, x, y, z] in the object's frame."""
+    collides: bool = True
+    visible: bool = True
+
+
+@functools.lru_cache(maxsize=1)
+def _renderer() -> sapien.render.RenderSystem:
+    """The process's first render system, kept alive: the next ones start at once."""
+    sapien.render.set_log_level("error")
+    sapien.render.set_camera_shader_dir(str(ASSETS / "shaders"))
+    sapien.render.set_picture_format("Color", "r8g8b8a8unorm")
+    try:
+        return sapien.render.RenderSystem(_render_device())
+    except RuntimeError as error:
+        raise RenderingUnavailableError(
+            "rendering needs a Vulkan device and none was found "
+            f"({error}); run `twinbench doctor` to see what to install"
+        ) from error
+
+
+def _render_device() -> sapien.Device:
+    for name in ("cuda", "cpu"):
+        try:
+            device = sapien.Device(name)
+        except RuntimeError:
+            continue
+        if name == "cpu" or device.can_render():
+            return device
+    raise AssertionError("SAPIEN always has a CPU device")
+
+
+@functools.lru_cache(maxsize=1)
+def _configure_physics() -> None:
+    """Process-wide PhysX settings under which thin convex pieces behave."""
+    sapien.set_log_level("error")
+    sapien.physx.set_scene_config(
+        gravity=np.array([0.0, 0.0, -9.81]),
+        bounce_threshold=2.0,
+        enable_pcm=False,
+        enable_tgs=True,
+    )
+    sapien.physx.set_shape_config(contact_offset=0.003, rest_offset=0.0)
+    sapien.physx.set_body_config(solver_position_iterations=12, solver_velocity_iterations=1)
+    sapien.physx.set_default_material(0.6, 0.5, 0.0)
+
+
+class Scene:
+    """A room with a table, ready for robots and objects; rebuilt for every episode."""
+
+    def __init__(self, *, render: bool, shadow_map_size: int = 1024) -> None:
+        _configure_physics()
+        self.renders = render
+        self.physics = sapien.physx.PhysxCpuSystem()
+        systems: list[sapien.System] = [self.physics]
+        if render:
+            _renderer()
+            systems.append(sapien.render.RenderSystem(_render_device()))
+        self.sapien = sapien.Scene(systems)
+        self.physics.timestep = 1.0 / PHYSICS_HZ
+        if render:
+            self._add_lights(shadow_map_size)
+        self._add_room()
+
+    def step(self) -> None:
+        self.physics.step()
+
+    def add_object(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        position_m: Sequence[float],
+        quaternion: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
+        *,
+        static: bool = False,
+        density_kg_m3: float = 400.0,
+        friction: float = 0.6,
+    ) -> sapien.Entity:
+        """A rigid object made of primitive parts; quaternion [w, x, y, z] in the world."""
+        builder = self.sapien.create_actor_builder()
+        builder.set_name(name)
+        builder.set_physx_body_type("static" if static else "dynamic")
+        builder.set_initial_pose(sapien.Pose(position_m, quaternion))
+        surface = sapien.physx.PhysxMaterial(friction, friction, 0.0)
+        for part in parts:
+            _add_part(builder, part, surface, density_kg_m3, visible=self.renders and part.visible)
+        entity = builder.build(name=name)
+        if not static:
+            body = entity.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
+            body.max_depenetration_velocity = 1.0
+        return entity
+
+    def _add_lights(self, shadow_map_size: int) -> None:
+        self.sapien.set_ambient_light([0.42, 0.43, 0.45])
+        self.sapien.add_directional_light(
+            [-0.35, 0.45, -1.0],
+            [0.62, 0.60, 0.56],
+            shadow=shadow_map_size > 0,
+            position=[0.0, 0.0, 0.9],
+            shadow_scale=1.0,
+            shadow_near=-2.0,
+            shadow_far=2.0,
+            shadow_map_size=max(shadow_map_size, 1),
+        )
+        self.sapien.add_directional_light([0.7, 0.2, -0.6], [0.14, 0.15, 0.18])
+
+    def _add_room(self) -> None:
+        width, depth, thickness = TABLE_SIZE_M
+        half = (width / 2, depth / 2, thickness / 2)
+        table = [
+            Part("box", half, materials.TABLE, (0.0, 0.0, -thickness / 2)),
+            *(
+                Part(
+                    "box",
+                    (0.03, 0.03, (TABLE_TOP_M - thickness) / 2),
+                    materials.TABLE_EDGE,
+                    (x, y, -(TABLE_TOP_M + thickness) / 2),
+                    collides=False,
+                )
+                for x in (-half[0] + 0.05, half[0] - 0.05)
+                for y in (-half[1] + 0.05, half[1] - 0.05)
+            ),
+            Part(
+                "box",
+                (half[0] - 0.03, half[1] - 0.03, 0.03),
+                materials.TABLE_EDGE,
+                (0.0, 0.0, -thickness - 0.03),
+                collides=False,
+            ),
+        ]
+        self.add_object("table", table, (0.0, 0.0, TABLE_TOP_M), static=True)
+        room = [
+            Part("box", (3.0, 3.0, 0.05), materials.FLOOR, (0.0, 0.0, -0.05)),
+            Part("box", (3.0, 0.05, 1.5), materials.WALL, (0.0, 1.0, 1.5)),
+            Part("box", (0.05, 3.0, 1.5), materials.WALL, (-2.0, 0.0, 1.5)),
+            Part("box", (0.05, 3.0, 1.5), materials.WALL, (2.0, 0.0, 1.5)),
+        ]
+        self.add_object("room", room, (0.0, 0.0, 0.0), static=True)
+
+
+def _add_part(
+    builder: sapien.ActorBuilder,
+    part: Part,
+    surface: sapien.physx.PhysxMaterial,
+    density: float,
+    *,
+    visible: bool,
+) -> None:
+    pose = sapien.Pose(part.at_m, part.quaternion)
+    if part.kind == "box":
+        size: dict[str, object] = {"half_size": part.size_m}
+    elif part.kind in ("cylinder", "capsule"):
+        size = {"radius": part.size_m[0], "half_length": part.size_m[1]}
+    elif part.kind == "sphere":
+        size = {"radius": part.size_m[0]}
+    else:
+        raise ValueError(f"a part is a box, cylinder, capsule or sphere, not {part.kind!r}")
+    if part.collides:
+        add_collision = getattr(builder, f"add_{part.kind}_collision")
+        add_collision(pose, **size, material=surface, density=density)
+    if visible:
+        add_visual = getattr(builder, f"add_{part.kind}_visual")
+        add_visual(pose, **size, material=part.finish.render_material())
+
+
+def pose_of(position_m: Array, rotation_quaternion: Array) -> sapien.Pose:
+    return sapien.Pose(
+        np.asarray(position_m, np.float32), np.asarray(rotation_quaternion, np.float32)
+    )

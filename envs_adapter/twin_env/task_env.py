@@ -1,0 +1,66 @@
+"""The interface that every simulator speaks: RoboTwin's task, as a protocol."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Observation = dict[str, Any]
+"""RoboTwin's nested dict: `observation` (a dict a camera: `rgb` uint8 (H, W, 3) and matrices),
+`joint_action` (drive targets in rad, grippers in [0, 1], `vector` float64 (Da,)), `endpose`
+(xyz in metres and quaternion [w, x, y, z]), `pointcloud`."""
+
+
+class UnstableError(RuntimeError):
+    """The scene did not come to rest, or its physics exploded."""
+
+
+class InvalidActionError(ValueError):
+    """An action that must not reach the physics: wrong shape or not finite."""
+
+
+@runtime_checkable
+class TaskEnv(Protocol):
+    """One task in one simulator."""
+
+    take_action_cnt: int
+    """Calls of `take_action` in this episode."""
+    step_lim: int
+    """How many of them the task allows."""
+    eval_success: bool
+    """Latched once `check_success` held on a physics tick inside `take_action`."""
+    plan_success: bool
+    """False once the expert could not plan a motion."""
+    seed: int
+    info: dict[str, Any]
+
+    def setup_demo(
+        self, now_ep_num: int = 0, seed: int = 0, is_test: bool = False, **config: Any
+    ) -> None:
+        """Build the scene of `seed`.
+
+        Raises:
+            UnstableError: it does not come to rest.
+        """
+
+    def play_once(self) -> dict[str, Any]:
+        """Let the scripted expert do the task; returns what it did, for instructions."""
+
+    def check_success(self) -> bool: ...
+
+    def get_obs(self) -> Observation: ...
+
+    def take_action(self, action: NDArray[np.float64], action_type: str = "qpos") -> None:
+        """Go to absolute joint targets [left arm, left gripper, right arm, right gripper].
+
+        Raises:
+            InvalidActionError: wrong shape or not finite.
+        """
+
+    def set_instruction(self, instruction: str) -> None: ...
+
+    def get_instruction(self) -> str: ...
+
+    def close_env(self, clear_cache: bool = False) -> None: ...
