@@ -16,7 +16,7 @@ help:
 	@echo "make lint    ruff, mypy and import-linter (make format mends what ruff can)"
 	@echo "make clean   remove .venv, caches and build leftovers (outputs/ stays)"
 
-$(BIN)/python:
+$(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "setup: no $(PYTHON) on this machine: install Python >= 3.10, or say which: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -31,7 +31,7 @@ $(BIN)/python:
 	@echo "setup: creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(STAMP): $(BIN)/python setup.py pyproject.toml
+$(STAMP): $(BIN)/pip setup.py pyproject.toml
 	@echo "setup: installing TwinBench and its dependencies into $(VENV) (minutes, the first time)"
 	@$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $(STAMP)

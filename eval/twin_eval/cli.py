@@ -1,0 +1,100 @@
+"""The command `twinbench`: a table of subcommands, each imported only when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+VERSION = "0.1.0"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand."""
+
+    name: str
+    module: str
+    """Import path of a module with `add_arguments(parser)` and `run(args) -> int`."""
+    help: str
+    """One line for `twinbench --help`."""
+
+
+COMMANDS = (
+    Command("doctor", "twin_eval.commands.doctor", "what this machine has, and what to do"),
+    Command("demo", "twin_eval.commands.demo", "collect, train and evaluate in one go"),
+    Command("collect", "twin_env.commands.collect", "record demonstrations of the scripted expert"),
+    Command("train", "twin_train.commands.train", "train a policy on recorded demonstrations"),
+    Command("eval", "twin_eval.commands.eval", "evaluate a policy closed-loop on unseen seeds"),
+)
+
+
+def overview() -> str:
+    """The text of `twinbench --help`."""
+    width = max(len(command.name) for command in COMMANDS)
+    lines = [f"  {command.name:<{width}}  {command.help}" for command in COMMANDS]
+    return "\n".join(
+        [
+            "usage: twinbench COMMAND [options]",
+            "",
+            "Train visuomotor policies and evaluate them honestly, on RoboTwin's task interface.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`twinbench COMMAND --help` lists the options of one command.",
+        ]
+    )
+
+
+def find_command(name: str) -> Command:
+    """The command called `name`.
+
+    Raises:
+        ValueError: if there is none; the message names the nearest one.
+    """
+    by_name = {command.name: command for command in COMMANDS}
+    if name not in by_name:
+        from twin_env.names import unknown
+
+        raise unknown("command", name, by_name)
+    return by_name[name]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 2 for a wrong call, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(overview())  # noqa: T201 - the command line's own output
+        return 0 if words else 2
+    if words[0] in {"-V", "--version"}:
+        print(f"twinbench {VERSION}")  # noqa: T201 - the command line's own output
+        return 0
+    debug = "--debug" in words
+    try:
+        command = find_command(words[0])
+        module = importlib.import_module(command.module)
+        parser = argparse.ArgumentParser(
+            prog=f"twinbench {command.name}", description=module.__doc__
+        )
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(parser)
+        return int(module.run(parser.parse_args(words[1:])))
+    except (ValueError, FileNotFoundError) as error:
+        if debug:
+            raise
+        return complain(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        return complain("\ninterrupted; run the same command again to resume", 130)
+
+
+def complain(message: str, status: int) -> int:
+    """Prints `message` to stderr and returns `status`."""
+    print(message, file=sys.stderr)  # noqa: T201 - the command line's own output
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

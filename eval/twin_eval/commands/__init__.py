@@ -1,0 +1,1 @@
+"""Subcommands of `twinbench` that belong to the harness."""

@@ -1,0 +1,148 @@
+"""Loading a policy folder as RoboTwin does: the one place that touches `sys.path` for it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from twin_env.names import unknown
+
+FUNCTIONS = ("get_model", "eval", "reset_model")
+"""What RoboTwin calls: get_model(usr_args), eval(TASK_ENV, model, observation) and
+reset_model(model)."""
+
+SETTINGS_FILE = "deploy_policy.yml"
+
+HARNESS_KEYS = (
+    "policy_name",
+    "task_name",
+    "task_config",
+    "ckpt_setting",
+    "seed",
+    "instruction_type",
+    "left_arm_dim",
+    "right_arm_dim",
+    "checkpoint_path",
+)
+"""Keys of `usr_args` that the harness fills in, whatever the policy's own file says."""
+
+
+def policy_root() -> Path:
+    """`policy/` of the current folder, else the one beside the source roots."""
+    here = Path("policy")
+    return here.resolve() if here.is_dir() else Path(__file__).resolve().parents[2] / "policy"
+
+
+def list_policies() -> list[str]:
+    """Names of the policy folders that have settings for deployment."""
+    return sorted(path.parent.name for path in policy_root().glob(f"*/{SETTINGS_FILE}"))
+
+
+def find_policy(name_or_path: str) -> Path:
+    """The folder of a policy given by its name in `policy/` or by its path.
+
+    Raises:
+        ValueError: if there is none; the message names the nearest one.
+    """
+    as_path = Path(name_or_path)
+    if len(as_path.parts) > 1 or name_or_path in {".", ".."}:
+        folder = as_path.resolve()
+        if not (folder / SETTINGS_FILE).exists():
+            raise ValueError(f"a policy folder has a {SETTINGS_FILE}: {folder} has none")
+    elif name_or_path in list_policies():
+        folder = policy_root() / name_or_path
+    else:
+        raise unknown("policy", name_or_path, list_policies())
+    if not folder.name.isidentifier():
+        raise ValueError(
+            f"a policy folder is imported by its name, so that must be a Python identifier: "
+            f"got {folder.name!r}; rename the folder"
+        )
+    return folder
+
+
+def read_usr_args(
+    folder: Path, harness: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `get_model` receives: the folder's settings, the overrides, the harness's keys.
+
+    Raises:
+        ValueError: if the settings are no mapping, or an override is no key of theirs.
+    """
+    path = folder / SETTINGS_FILE
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must map keys to values: got {type(settings).__name__}")
+    own = sorted(set(settings) - set(HARNESS_KEYS))
+    for key in overrides:
+        if key in HARNESS_KEYS:
+            raise ValueError(f"{key!r} is set by the harness: use the option of `twinbench eval`")
+        if key not in own:
+            raise unknown(f"setting of {path}", key, own)
+    return {**settings, **overrides, **harness}
+
+
+def import_policy(folder: Path) -> ModuleType:
+    """The policy's package, imported as RoboTwin imports it: its parent appended to `sys.path`.
+
+    Raises:
+        ValueError: if another package of that name is in the way, or a function is missing.
+    """
+    parent = str(folder.parent)
+    if parent not in sys.path:
+        sys.path.append(parent)
+    module = importlib.import_module(folder.name)
+    origin = Path(module.__file__ or "").resolve().parent
+    if origin != folder.resolve():
+        raise ValueError(
+            f"importing {folder.name!r} gave {origin}, not {folder}: an installed package has "
+            "the same name and comes first; rename the policy folder"
+        )
+    missing = [name for name in FUNCTIONS if not callable(getattr(module, name, None))]
+    if missing:
+        raise ValueError(
+            f"policy {folder.name!r} must define {', '.join(FUNCTIONS)} (RoboTwin's interface); "
+            f"missing: {', '.join(missing)}. Re-export them in {folder / '__init__.py'}"
+        )
+    return module
+
+
+def find_checkpoint(
+    task: str, policy: str, root: Path = Path("outputs/checkpoints")
+) -> Path | None:
+    """The checkpoint that a policy of this name would take by default.
+
+    It is `root/task/policy`, else the only `root/task/policy_*`; None if there is neither.
+
+    Raises:
+        ValueError: if several would do.
+    """
+    exact = root / task / policy
+    if exact.is_dir():
+        return exact
+    several = sorted(path for path in (root / task).glob(f"{policy}_*") if path.is_dir())
+    if len(several) > 1:
+        names = "\n  ".join(f"--checkpoint {path}" for path in several)
+        raise ValueError(f"several checkpoints fit {policy!r}; say which one:\n  {names}")
+    return several[0] if several else None
+
+
+def digest_folder(folder: Path, patterns: tuple[str, ...] = ("*",)) -> str:
+    """16 hex digits over names and contents of the folder's files that match a pattern."""
+    digest = hashlib.sha256()
+    files = {path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}
+    for path in sorted(files):
+        if "__pycache__" in path.parts:
+            continue
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
