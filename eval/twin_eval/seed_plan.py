@@ -156,7 +156,7 @@ def extend_plan(
     *,
     workers: int,
     save: Callable[[SeedPlan], None],
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> SeedPlan:
     """The plan with at least `n` usable seeds, verified in parallel.
 

@@ -1,0 +1,180 @@
+"""Watch a robot learn: record demonstrations, train a small policy, evaluate it beside references.
+
+Run again, it reuses what is finished and resumes what was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twin_eval.files import write_text
+from twin_eval.journal import read_journal
+from twin_eval.provenance import usable_cores
+from twin_eval.report import SummaryRow, summarise, summary_csv, summary_text
+
+POLICIES = ("dp_resnet", "expert_replay", "hold_still")
+TRAINED = "dp_resnet"
+REFERENCES = "the scripted expert's own actions, and an arm that never moves"
+
+
+class DemoError(ValueError):
+    """A part of the demo failed; it has said why itself."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sub-command of the demo."""
+
+    name: str
+    """Key of `timings.json`."""
+    title: str
+    words: tuple[str, ...]
+    """Arguments of `twinbench`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `twinbench demo`."""
+    parser.add_argument("--task", default="beat_block_hammer", help="default: %(default)s")
+    parser.add_argument("--config", default="demo_clean", help="default: %(default)s")
+    parser.add_argument(
+        "--demonstrations", type=int, default=100, help="to train on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=40, help="to evaluate on (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="default: %(default)s")
+    parser.add_argument("--videos", type=int, default=3, help="a policy (default: %(default)s)")
+    parser.add_argument(
+        "--policy-config", default="dp_resnet_demo", help="what to train (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--train-options", default="", metavar="WORDS", help="more words for `twinbench train`"
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="%(default)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the parts, then prints one table and where the time went."""
+    timings_path: Path = args.out / "timings.json"
+    timings = read_timings(timings_path)
+    parts = plan_parts(args)
+    for number, part in enumerate(parts, start=1):
+        banner(f"{number}/{len(parts)}  {part.title}")
+        started = time.perf_counter()
+        try:
+            run_part(part)
+        finally:
+            spent = time.perf_counter() - started
+            timings[part.name] = round(timings.get(part.name, 0.0) + spent, 1)
+            write_text(timings_path, json.dumps(timings, indent=2) + "\n")
+    records = [record for policy in POLICIES for record in read_journal(folder_of(args, policy))]
+    chosen = [record for record in records if record.index < args.episodes]
+    finish(args, summarise(chosen), timings)
+    return 0
+
+
+def plan_parts(args: argparse.Namespace) -> list[Part]:
+    """The sub-commands, in order."""
+    workers = ("--workers", str(args.workers))
+    collect = ("collect", args.task, "--config", args.config, *workers)
+    train = ("train", args.task, args.policy_config, *shlex.split(args.train_options))
+    parts = [
+        Part(
+            "collect",
+            f"record {args.demonstrations} demonstrations of {args.task} by the scripted expert",
+            (*collect, "--episodes", str(args.demonstrations)),
+        ),
+        Part("train", f"train {args.policy_config} on them", train),
+    ]
+    checkpoint = Path("outputs/checkpoints") / args.task / args.policy_config
+    for policy in POLICIES:
+        words = [
+            *("eval", args.task, policy, "--config", args.config, *workers),
+            *("--episodes", str(args.episodes), "--videos", str(args.videos)),
+            *("--out", str(folder_of(args, policy)), "--refresh-plan"),
+            *("--if-changed", "set-aside"),
+        ]
+        if policy == TRAINED:
+            words += ["--checkpoint", str(checkpoint)]
+        title = f"evaluate {policy} on {args.episodes} seeds that it never saw"
+        parts.append(Part(f"eval {policy}", title, tuple(words)))
+    return parts
+
+
+def folder_of(args: argparse.Namespace, policy: str) -> Path:
+    """Where the demo evaluates a policy."""
+    return Path(args.out) / "eval" / policy
+
+
+def run_part(part: Part) -> None:
+    """Runs `twinbench` with the part's words.
+
+    Raises:
+        DemoError: if it fails.
+        KeyboardInterrupt: if it was interrupted.
+    """
+    print(f"$ twinbench {shlex.join(part.words)}", flush=True)
+    with subprocess.Popen([sys.executable, "-m", "twin_eval.cli", *part.words]) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl-C reached it too; it tidies up and ends by itself.
+            raise
+    if status == 130:
+        raise KeyboardInterrupt
+    if status != 0:
+        raise DemoError(
+            f"the part `twinbench {shlex.join(part.words)}` failed (exit status {status}); its "
+            "message is above. Mend that and run the demo again: finished parts are kept."
+        )
+
+
+def finish(
+    args: argparse.Namespace, rows: Sequence[SummaryRow], timings: Mapping[str, float]
+) -> None:
+    """Writes and prints the results."""
+    from twin_eval.figures import save_figure, success_figure
+
+    table = summary_text(rows)
+    split = timing_table(timings)
+    write_text(args.out / "summary.csv", summary_csv(rows))
+    write_text(args.out / "table.md", f"{table}\n\n{split}\n")
+    title = f"{args.task}: {args.demonstrations} demonstrations, {args.episodes} unseen seeds"
+    save_figure(success_figure(rows, title), args.out / "figure.png")
+    banner(f"{args.task}: the learned policy beside {REFERENCES}")
+    print(table)
+    print(f"\n{split}\n")
+    print(f"results: {args.out}/ (figure.png, summary.csv, table.md, timings.json, eval/*/videos/)")
+
+
+def timing_table(timings: Mapping[str, float]) -> str:
+    """Where the wall time went, as a Markdown table."""
+    total = sum(timings.values())
+    lines = [*timings.items(), ("all", total)]
+    body = [f"| {name:<18} | {seconds / 60:7.1f} |" for name, seconds in lines]
+    return "\n".join(
+        ["| part               | minutes |", "| ------------------ | ------: |", *body]
+    )
+
+
+def read_timings(path: Path) -> dict[str, float]:
+    """Seconds spent on each part so far, over all runs of the demo in this folder."""
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): float(spent) for name, spent in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError) as error:
+        raise DemoError(f"{path} is damaged ({error}): delete it and run again") from error
+
+
+def banner(text: str) -> None:
+    """A heading on the terminal."""
+    print(f"\n\033[1m== {text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
