@@ -221,7 +221,7 @@ main() {
     # shellcheck disable=SC1091
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
   fi
-  if [[ "$DISTRIBUTION" != debian && "$DISTRIBUTION" != ubuntu ]] || ((EUID != 0)); then
+  if [[ "$DISTRIBUTION" != debian && "$DISTRIBUTION" != ubuntu ]] || [[ "$(id -u)" != 0 ]]; then
     print_commands
     exit 1
   fi

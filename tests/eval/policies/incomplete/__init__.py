@@ -1,0 +1,1 @@
+from .deploy_policy import get_model  # noqa: F401

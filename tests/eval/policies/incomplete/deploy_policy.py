@@ -1,0 +1,2 @@
+def get_model(usr_args):
+    return None

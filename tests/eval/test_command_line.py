@@ -1,0 +1,86 @@
+"""The command `twinbench`: instant help, nearest names, errors without tracebacks."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from twin_eval import cli
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    code = (
+        "import json, sys, time; start = time.perf_counter(); from twin_eval import cli; "
+        "cli.main(['--help']); spent = time.perf_counter() - start; "
+        "heavy = {'torch', 'numpy', 'sapien', 'matplotlib', 'yaml', 'tqdm', 'cv2'}; "
+        "print(json.dumps([sorted(heavy & set(sys.modules)), spent]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, spent_s = json.loads(done.stdout.splitlines()[-1])
+    assert heavy == []
+    assert spent_s < 0.3
+
+
+def test_help_takes_less_than_its_limit_in_a_fresh_process() -> None:
+    times_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "twin_eval.cli", "--help"], check=True, capture_output=True
+        )
+        times_s.append(time.perf_counter() - start)
+    assert min(times_s) < 0.3
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert f"  {command.name} " in listed
+        assert command.help in listed
+
+
+@pytest.mark.parametrize(("typo", "meant"), [("evall", "eval"), ("docter", "doctor")])
+def test_unknown_command_names_the_nearest(
+    typo: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([typo]) == 2
+    assert f"did you mean '{meant}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["eval", "beat_block_hamer", "hold_still"], "beat_block_hammer"),
+        (["eval", "beat_block_hammer", "hold_stil"], "hold_still"),
+        (["eval", "beat_block_hammer", "hold_still", "--config", "demo_cleen"], "demo_clean"),
+        (["eval", "beat_block_hammer", "hold_still", "--backend", "embeded"], "embedded"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: unknown")
+    assert f"did you mean '{meant}'" in complaint
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(ValueError, match="unknown policy"):
+        cli.main(["eval", "beat_block_hammer", "hold_stil", "--debug"])
+
+
+def test_ctrl_c_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from twin_eval.commands import doctor
+
+    def interrupt(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupt)
+    assert cli.main(["doctor"]) == 130
+    assert "run the same command again to resume" in capsys.readouterr().err
