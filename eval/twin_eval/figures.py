@@ -47,8 +47,8 @@ def success_figure(rows: Sequence[SummaryRow], title: str) -> Figure:
                 markeredgewidth=1.8,
                 clip_on=False,
             )
-        errors = f", {row.errors} errors" if row.errors else ""
-        rate = "no score" if row.rate is None else f"{100 * row.rate:.0f}%"
+        errors = f", {row.errors} error{'s' * (row.errors > 1)}" if row.errors else ""
+        rate = "no score" if row.rate is None else f"{100 * row.rate:.1f}".removesuffix(".0") + "%"
         axes.text(
             104, place - 0.02, rate, va="bottom", ha="left", fontsize=12, color=INK, weight="bold"
         )

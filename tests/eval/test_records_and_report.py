@@ -91,7 +91,7 @@ def test_figure_shows_rate_and_n(tmp_path: Path) -> None:
     figure = success_figure(rows, "a title")
     words = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert "75%" in words
-    assert "3 of n = 4, 1 errors" in words
+    assert "3 of n = 4, 1 error" in words
     save_figure(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
