@@ -93,6 +93,8 @@ def run_requests(
                 f"{seeds[request.index]}, and the plan says {request.seed}: give another --out"
             )
     waiting = [request for request in requests if request.index not in seeds]
+    for torn in (run.folder / "videos").glob(".*.part.mp4"):
+        torn.unlink()
     target = functools.partial(evaluate_episode, run)
     for attempt in range(1, ATTEMPTS + 1):
         if not waiting:

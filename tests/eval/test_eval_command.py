@@ -95,6 +95,14 @@ def test_kill_9_and_resume_loses_and_doubles_nothing(undisturbed: Path, tmp_path
     assert untimed(tmp_path) == untimed(undisturbed)
 
 
+def test_a_video_torn_by_a_kill_is_swept_away(tmp_path: Path) -> None:
+    torn = tmp_path / "run" / "videos" / ".episode000_seed100000.1.part.mp4"
+    torn.parent.mkdir(parents=True)
+    torn.touch()
+    assert evaluate(tmp_path, "--videos", "1", episodes=1)[0] == 0
+    assert [path.name for path in torn.parent.iterdir()] == ["episode000_seed100000.mp4"]
+
+
 def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     with start(tmp_path, "--set", "delay_s=0.05") as process:
         while not (tmp_path / "run" / "journal.jsonl").exists():
