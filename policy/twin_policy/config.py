@@ -1,0 +1,126 @@
+"""What a diffusion policy can be told: frozen dataclasses, read from the `policy` part of a YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """How pictures and joint state become a condition vector."""
+
+    backbone: str = "resnet18"
+    """A registered backbone: `resnet18` (GroupNorm, from scratch) or `small_cnn`."""
+    shared_backbone: bool = False
+    """One backbone for all cameras, instead of one each."""
+    pooling: Literal["spatial_softmax", "avg"] = "spatial_softmax"
+    spatial_softmax_num_keypoints: int = 32
+    spatial_softmax_temperature: float = 1.0
+    """Factor on the logits at the start of training; it is learned."""
+    crop_ratio: float = 1.0
+    """Side of the crop relative to the picture: random in training, central in evaluation."""
+    color_jitter: float = 0.0
+    """Half-width of the random change of contrast, brightness and colour in training."""
+    state_noise: float = 0.0
+    """Standard deviation of the noise on the state in training, in units of half its range."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio must be in (0, 1], and is {self.crop_ratio}")
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The network that predicts noise or clean actions; each kind uses its own fields."""
+
+    name: str = "unet"
+    """A registered denoiser: `unet` or `mlp`."""
+    diffusion_step_embed_dim: int = 128
+    down_dims: tuple[int, ...] = (256, 512, 1024)
+    """U-Net: channels of each level."""
+    kernel_size: int = 5
+    """U-Net: odd."""
+    n_groups: int = 8
+    """U-Net: groups of GroupNorm."""
+    use_film_scale_modulation: bool = True
+    hidden_dim: int = 512
+    """MLP: width."""
+    n_blocks: int = 3
+    """MLP: residual blocks."""
+
+    def __post_init__(self) -> None:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, and is {self.kernel_size}")
+        if any(dim % self.n_groups for dim in self.down_dims):
+            raise ValueError(f"n_groups {self.n_groups} must divide down_dims {self.down_dims}")
+
+
+@dataclass(frozen=True)
+class NoiseSchedulerConfig:
+    """The diffusion process, as diffusers names it."""
+
+    num_train_timesteps: int = 100
+    beta_schedule: str = "squaredcos_cap_v2"
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    clip_sample: bool = True
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    num_inference_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_inference_steps <= self.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps {self.num_inference_steps} must be in "
+                f"[1, num_train_timesteps = {self.num_train_timesteps}]"
+            )
+
+
+@dataclass(frozen=True)
+class NormalizerConfig:
+    """How states and actions are brought to [-1, 1]."""
+
+    mode: Literal["min_max", "robotwin"] = "min_max"
+    """`robotwin` is RoboTwin DP's rule: a range under 1e-4 keeps scale 1 and maps to 0."""
+    range_floor: float = 0.01
+    """`min_max`: a dimension with a smaller range (rad) is frozen: state input 0, action = mean."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """One diffusion policy, apart from what the data decides (dimensions, statistics)."""
+
+    cameras: dict[str, tuple[int, int]]
+    """Camera name to the (H, W) that its pictures are resized to."""
+    n_obs_steps: int = 2
+    """To: observations that the policy sees."""
+    horizon: int = 16
+    """H: actions that it predicts, the first one at the first observation."""
+    n_action_steps: int = 8
+    """Ta: of these, how many are executed, from the newest observation on."""
+    action_representation: Literal["absolute", "relative"] = "absolute"
+    """`relative`: arm targets as differences to the newest state; grippers stay absolute."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    noise_scheduler: NoiseSchedulerConfig = field(default_factory=NoiseSchedulerConfig)
+    normalizer: NormalizerConfig = field(default_factory=NormalizerConfig)
+
+    def __post_init__(self) -> None:
+        if not self.cameras:
+            raise ValueError("cameras must name at least one camera")
+        if min(self.n_obs_steps, self.n_action_steps) < 1:
+            raise ValueError("n_obs_steps and n_action_steps must be at least 1")
+        if self.n_action_steps > self.horizon - self.n_obs_steps + 1:
+            raise ValueError(
+                f"n_action_steps must be at most horizon - n_obs_steps + 1 = "
+                f"{self.horizon - self.n_obs_steps + 1}, and is {self.n_action_steps}"
+            )
+        if self.denoiser.name == "unet" and self.horizon % self.unet_divisor:
+            raise ValueError(
+                f"horizon must be a multiple of {self.unet_divisor}, because the U-Net has "
+                f"{len(self.denoiser.down_dims)} levels, and is {self.horizon}"
+            )
+
+    @property
+    def unet_divisor(self) -> int:
+        """The U-Net halves the horizon between its levels."""
+        return int(2 ** (len(self.denoiser.down_dims) - 1))

@@ -1,0 +1,69 @@
+"""RoboTwin's three functions on an `Agent`; a policy folder re-exports them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twin_policy.agent import Agent
+from twin_policy.checkpoint import load_checkpoint
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def get_model(usr_args: Mapping[str, Any]) -> Agent:
+    """Loads the checkpoint at `checkpoint_path`.
+
+    Optional keys: `device` (auto, cpu, cuda), `threads` (of torch, for this process),
+    `num_inference_steps`, `sampler`, `n_action_steps`.
+
+    Raises:
+        FileNotFoundError: no checkpoint; the message names the command that makes one.
+        SpecMismatch: `left_arm_dim` and `right_arm_dim` are those of another robot.
+    """
+    path = usr_args.get("checkpoint_path")
+    task, name = usr_args.get("task_name", "TASK"), usr_args.get("policy_name", "dp_resnet")
+    if not path or not Path(path).is_dir():
+        where = f"no checkpoint folder {path}" if path else "no checkpoint_path given"
+        raise FileNotFoundError(f"{where}: make one with `bash train.sh {task} {name}`")
+    if usr_args.get("threads"):
+        torch.set_num_threads(int(usr_args["threads"]))
+    checkpoint = load_checkpoint(path, choose_device(usr_args.get("device") or "auto"))
+    arms = [usr_args.get("left_arm_dim"), usr_args.get("right_arm_dim")]
+    if None not in arms:
+        checkpoint.action_spec.check_dim(sum(int(arm) + 1 for arm in arms if arm is not None))
+    changes = {k: usr_args[k] for k in ("num_inference_steps", "sampler") if usr_args.get(k)}
+    if changes:
+        policy = checkpoint.policy
+        scheduler = dataclasses.replace(policy.config.noise_scheduler, **changes)
+        policy.config = dataclasses.replace(policy.config, noise_scheduler=scheduler)
+    return Agent(checkpoint, n_action_steps=usr_args.get("n_action_steps"))
+
+
+def eval(TASK_ENV: Any, model: Agent, observation: Mapping[str, Any]) -> None:
+    """Executes one chunk, asking only for the observations that enter the history.
+
+    The chunk's last observation is not among them: it comes as the next call's `observation`.
+    """
+    model.observe(observation, seed=getattr(TASK_ENV, "seed", None))
+    (actions,) = model.act()
+    for executed, action in enumerate(actions, start=1):
+        TASK_ENV.take_action(action)
+        if TASK_ENV.eval_success or TASK_ENV.take_action_cnt >= TASK_ENV.step_lim:
+            return
+        if 0 < len(actions) - executed < model.n_obs_steps:
+            model.observe(TASK_ENV.get_obs())
+
+
+def reset_model(model: Agent) -> None:
+    """Forgets the episode."""
+    model.reset()
