@@ -81,30 +81,38 @@ def open_journal(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if (folder / RUN_NAME).exists():
-            changes = _differences(_read_definition(folder), definition)
-            if changes and set_aside:
-                aside = _move_aside(folder)
-                logger.warning("%s held another run: moved to %s", folder, aside)
-            elif changes:
-                raise JournalError(
-                    f"{folder} holds a different run:\n  "
-                    + "\n  ".join(changes)
-                    + "\nKeep both with another --out, or set the old one aside with"
-                    " --if-changed set-aside."
-                )
-        if not (folder / RUN_NAME).exists():
-            if (folder / JOURNAL_NAME).exists():
-                raise JournalError(
-                    f"{folder} has a {JOURNAL_NAME} without the {RUN_NAME} that says what it is: "
-                    "give another --out"
-                )
-            run = {"definition": dict(definition), "provenance": dict(provenance)}
-            write_text(folder / RUN_NAME, json.dumps(run, indent=2, sort_keys=True) + "\n")
+        _claim(folder, definition, provenance, set_aside=set_aside)
         _cut_torn_line(folder / JOURNAL_NAME)
         records = read_journal(folder)
         with (folder / JOURNAL_NAME).open("ab") as stream:
             yield Journal(folder, stream, records)
+
+
+def _claim(
+    folder: Path, definition: Mapping[str, Any], provenance: Mapping[str, Any], *, set_aside: bool
+) -> None:
+    """Makes the folder this run's, or finds that it is."""
+    described, recorded = (folder / RUN_NAME).exists(), bool(read_journal(folder))
+    if recorded and not described:
+        raise JournalError(
+            f"{folder} has a {JOURNAL_NAME} without the {RUN_NAME} that says what it is: "
+            "give another --out"
+        )
+    changes = _differences(_read_definition(folder), definition) if described else []
+    if described and not changes:
+        return
+    if recorded and set_aside:
+        aside = _move_aside(folder)
+        logger.warning("%s held another run: moved to %s", folder, aside)
+    elif recorded:
+        raise JournalError(
+            f"{folder} holds a different run:\n  "
+            + "\n  ".join(changes)
+            + "\nKeep both with another --out, or set the old one aside with"
+            " --if-changed set-aside."
+        )
+    run = {"definition": dict(definition), "provenance": dict(provenance)}
+    write_text(folder / RUN_NAME, json.dumps(run, indent=2, sort_keys=True) + "\n")
 
 
 def read_journal(folder: Path) -> list[EpisodeRecord]:

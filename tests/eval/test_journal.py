@@ -93,6 +93,15 @@ def test_another_run_can_be_set_aside(tmp_path: Path) -> None:
     assert json.loads((folder / RUN_NAME).read_text())["definition"] == other
 
 
+def test_a_run_that_ended_before_its_first_episode_gives_way(tmp_path: Path) -> None:
+    fill(tmp_path)
+    other = {**RUN, "checkpoint": "bbbb"}
+    with open_journal(tmp_path, other, {}) as journal:
+        journal.append(record(0))
+    with open_journal(tmp_path, other, {}) as journal:
+        assert [r.index for r in journal.records] == [0]
+
+
 def test_provenance_may_differ(tmp_path: Path) -> None:
     with open_journal(tmp_path, RUN, {"host": "a"}):
         pass
