@@ -30,7 +30,16 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+
+
+def wait_for_lines(process: subprocess.Popen[str], journal: Path, lines: int) -> None:
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def evaluate(
@@ -81,11 +90,7 @@ def test_kill_9_and_resume_loses_and_doubles_nothing(undisturbed: Path, tmp_path
     journal = tmp_path / "run" / "journal.jsonl"
     for lines in (2, 5, 9):
         with start(tmp_path, *slow, workers=2) as process:
-            deadline = time.monotonic() + 60
-            while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
+            wait_for_lines(process, journal, lines)
             process.send_signal(signal.SIGKILL)
     before = journal.read_text().splitlines()
     assert 9 <= len(before) < 12
@@ -104,15 +109,16 @@ def test_a_video_torn_by_a_kill_is_swept_away(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
-    with start(tmp_path, "--set", "delay_s=0.05") as process:
-        while not (tmp_path / "run" / "journal.jsonl").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+    with start(tmp_path, "--set", "delay_s=0.03", workers=2) as process:
+        wait_for_lines(process, tmp_path / "run" / "journal.jsonl", 1)
+        os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to the workers too.
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again to resume" in err
     assert "Traceback" not in err
+    status, output = evaluate(tmp_path, "--set", "delay_s=0.03", workers=2)
+    assert status == 0, output
+    assert len(rows(tmp_path)) == 12
 
 
 def test_finished_run_is_not_run_again(undisturbed: Path) -> None:
