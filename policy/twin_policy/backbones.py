@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ def resnet18() -> Backbone:
         def __init__(self, channels: int, **_: object) -> None:
             super().__init__(channels // 16, channels)
 
-    net = timm.create_model(
+    net: Any = timm.create_model(
         "resnet18", pretrained=False, num_classes=0, norm_layer=GroupsOf16, zero_init_last=False
     )
     trunk = nn.Sequential(

@@ -1,4 +1,4 @@
-"""What a diffusion policy can be told: frozen dataclasses, read from the `policy` part of a YAML."""
+"""What a diffusion policy can be told: frozen dataclasses, read from a YAML's `policy` part."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def build_mlp(config: DenoiserConfig, *, action_dim: int, horizon: int, cond_dim
     )
 
 
-def training_scheduler(config: NoiseSchedulerConfig) -> DDPMScheduler:
-    """The forward process."""
+def training_scheduler(config: NoiseSchedulerConfig) -> Any:
+    """The forward process: a diffusers DDPMScheduler."""
     return DDPMScheduler(
         num_train_timesteps=config.num_train_timesteps,
         beta_schedule=config.beta_schedule,
@@ -61,9 +61,9 @@ def training_scheduler(config: NoiseSchedulerConfig) -> DDPMScheduler:
     )
 
 
-def sampling_scheduler(config: NoiseSchedulerConfig) -> DDPMScheduler | DDIMScheduler:
+def sampling_scheduler(config: NoiseSchedulerConfig) -> Any:
     """The reverse process, with its timesteps set."""
-    scheduler: DDPMScheduler | DDIMScheduler
+    scheduler: Any
     if config.sampler == "ddpm":
         scheduler = training_scheduler(config)
     else:

@@ -32,7 +32,7 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float) -> None:
         """Once an optimiser step: shadow = decay * shadow + (1 - decay) * module."""
-        shadow = list(self.shadow.parameters())
+        shadow = [parameter.detach() for parameter in self.shadow.parameters()]
         live = [parameter.detach() for parameter in module.parameters()]
         torch._foreach_lerp_(shadow, live, 1 - decay)
         for kept, buffer in zip(self.shadow.buffers(), module.buffers(), strict=True):

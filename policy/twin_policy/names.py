@@ -1,4 +1,4 @@
-"""Names and registries: a name twice registered raises, an unknown one is told its nearest match."""
+"""Registries: a name twice registered raises, an unknown one is told its nearest match."""
 
 from __future__ import annotations
 

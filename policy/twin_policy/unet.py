@@ -58,6 +58,11 @@ class Level(nn.Module):
         self.second = second
         self.resample = resample
 
+    def forward(self, x: Tensor, step: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C, T) before and after the change of resolution."""
+        x = self.second(self.first(x, step, cond), step, cond)
+        return x, self.resample(x)
+
 
 class ConditionalUnet1D(nn.Module):
     """Denoises a chunk of actions given the diffusion step and a condition vector."""
@@ -127,12 +132,10 @@ class ConditionalUnet1D(nn.Module):
         x = rearrange(sample, "b t d -> b d t")
         skips: list[Tensor] = []
         for level in self.down:
-            x = level.second(level.first(x, step, cond), step, cond)
-            skips.append(x)
-            x = level.resample(x)
+            skip, x = level(x, step, cond)
+            skips.append(skip)
         for block in self.middle:
             x = block(x, step, cond)
         for level in self.up:
-            x = level.first(torch.cat([x, skips.pop()], dim=1), step, cond)
-            x = level.resample(level.second(x, step, cond))
+            _, x = level(torch.cat([x, skips.pop()], dim=1), step, cond)
         return rearrange(self.final(x), "b d t -> b t d")

@@ -1,0 +1,95 @@
+"""Train a policy on recorded demonstrations; run it again to resume."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", help="such as beat_block_hammer")
+    parser.add_argument("policy", help="a policy config: a name in task_configs/policies or a YAML")
+    parser.add_argument("--config", default="demo_clean", help="environment config of the episodes")
+    parser.add_argument("--data", type=Path, help="default: outputs/data/TASK/CONFIG")
+    parser.add_argument("--out", type=Path, help="default: outputs/checkpoints/TASK/POLICY")
+    parser.add_argument("--episodes", type=int, help="use only the first N episodes")
+    parser.add_argument("--seed", type=int, help="the same as --set train.seed=SEED")
+    parser.add_argument("--steps", type=int, help="the same as --set train.num_steps=STEPS")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="change the policy config, as in --set train.batch_size=64",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from twin_policy.deploy import choose_device
+    from twin_train.config import load_run_config
+    from twin_train.run import train_run
+
+    assignments = list(args.assignments)
+    if args.seed is not None:
+        assignments.append(f"train.seed={args.seed}")
+    if args.steps is not None:
+        assignments.append(f"train.num_steps={args.steps}")
+    config = load_run_config(args.policy, assignments)
+    name = Path(args.policy).stem
+    folder = args.out or Path("outputs") / "checkpoints" / args.task / name
+    threads = args.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    # Activations that die out become denormal numbers, which a CPU multiplies slowly.
+    torch.set_flush_denormal(True)
+    with _asked_to_stop() as stop:
+        result = train_run(
+            config,
+            task=args.task,
+            data=args.data or Path("outputs") / "data" / args.task / args.config,
+            folder=folder,
+            episodes=args.episodes,
+            device=choose_device(args.device),
+            threads=threads,
+            stop=lambda: bool(stop),
+        )
+    error = f", validation error {result.val['mean_abs']:.4f} rad" if result.val else ""
+    print(
+        f"trained {result.steps} steps in {result.seconds:.0f} s "
+        f"({1000 * result.seconds / result.steps:.0f} ms each): "
+        f"loss {result.train_loss:.5f}{error}"
+    )
+    print(f"checkpoint: {folder}")
+    return 0
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that fills on the first Ctrl-C or SIGTERM; the second one acts as usual."""
+    received: list[int] = []
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+        print("\nstopping after this step, then saving ...", file=sys.stderr)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
