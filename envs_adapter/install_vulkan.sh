@@ -35,10 +35,14 @@ warnings.simplefilter("ignore")
 import sapien
 import sapien.render
 
-try:
-    sapien.render.RenderSystem(sapien.Device("cpu"))
-except RuntimeError:
-    sapien.render.RenderSystem()
+for name in ("cuda", "cpu"):  # The order in which the simulator chooses.
+    try:
+        device = sapien.Device(name)
+    except RuntimeError:
+        continue
+    if name == "cpu" or device.can_render():
+        break
+sapien.render.RenderSystem(device)
 PY
 }
 

@@ -46,7 +46,7 @@ def test_parts_come_in_order_and_share_their_folders() -> None:
     assert trained[trained.index("--episodes") + 1] == "7"
 
 
-@pytest.mark.parametrize("number", [0, 2, 3, 4])
+@pytest.mark.parametrize("number", range(5))
 def test_words_of_a_part_are_words_that_its_command_knows(number: int) -> None:
     words = demo.plan_parts(arguments())[number].words
     module = __import__(cli.find_command(words[0]).module, fromlist=["add_arguments"])

@@ -29,12 +29,16 @@ VULKAN_PROBE = """
 import json, warnings
 warnings.simplefilter("ignore")
 import sapien, sapien.render
-try:
-    system, device = sapien.render.RenderSystem(sapien.Device("cpu")), "cpu"
-except RuntimeError:
-    system, device = sapien.render.RenderSystem(), "default"
+for name in ("cuda", "cpu"):  # The order in which the simulator chooses.
+    try:
+        device = sapien.Device(name)
+    except RuntimeError:
+        continue
+    if name == "cpu" or device.can_render():
+        break
+system = sapien.render.RenderSystem(device)
 summary = sapien.render.get_device_summary()
-print(json.dumps({"device": device, "summary": summary}))
+print(json.dumps({"device": name, "summary": summary}))
 """
 
 State = Literal["ok", "missing", "optional"]
