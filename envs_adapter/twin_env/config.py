@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
         "actor_segmentation": False,
         "third_view": False,
     },
-    "shadow_map_size": 1024,
+    "shadow_map_size": 512,
 }
 
 _NOT_BUILT_YET = {

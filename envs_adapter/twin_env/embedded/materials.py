@@ -18,7 +18,7 @@ class Finish:
     """1 is matt, 0 is a mirror-like highlight."""
 
     def render_material(self) -> sapien.render.RenderMaterial:
-        linear = np.power(self.color, 2.2)
+        linear = np.square(self.color)  # The shader takes the square root.
         material = sapien.render.RenderMaterial(base_color=[*linear, 1.0])
         material.roughness = self.roughness
         return material

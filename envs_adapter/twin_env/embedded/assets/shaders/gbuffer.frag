@@ -1,6 +1,7 @@
 #version 450
-// One forward pass: hemisphere ambient, Lambert and a soft highlight from directional lights,
-// one shadow map. No environment samplers: declaring them costs seconds on a CPU device.
+// One forward pass: hemisphere ambient, Lambert and a soft highlight from directional lights, one
+// shadow map. No environment samplers: declaring them costs seconds on a CPU device. Gamma is 2,
+// as in materials.py.
 
 layout(constant_id = 0) const int NUM_DIRECTIONAL_LIGHTS = 0;
 layout(constant_id = 1) const int NUM_DIRECTIONAL_LIGHT_SHADOWS = 0;
@@ -83,13 +84,9 @@ layout(set = 3, binding = 6) uniform sampler2D samplerTexturedLightTextures[1];
 
 layout(location = 0) in vec3 worldPosition;
 layout(location = 1) in vec3 worldNormal;
-layout(location = 2) in vec4 viewPosition;
-layout(location = 3) in vec2 texcoord;
-layout(location = 4) in flat uvec4 segmentation;
+layout(location = 2) in vec2 texcoord;
 
 layout(location = 0) out vec4 outColor;
-layout(location = 1) out vec4 outPosition;
-layout(location = 2) out uvec4 outSegmentation;
 
 const float SHADOW_BIAS = 0.0015;
 const vec3 GROUND_TINT = vec3(0.62, 0.60, 0.58);
@@ -99,6 +96,7 @@ float visibilityOf(int i) {
   vec4 p = shadow.directionalLightBuffers[i].projectionMatrix *
            (shadow.directionalLightBuffers[i].viewMatrix * vec4(worldPosition, 1.0));
   vec3 at = vec3(p.xy * 0.5 + 0.5, p.z) / p.w;
+  if (at.z > 1.0) return 1.0;  // Below the table: beyond the shadow map's far plane.
   if (any(lessThan(at.xy, vec2(0.0))) || any(greaterThan(at.xy, vec2(1.0)))) return 1.0;
   ivec2 size = textureSize(samplerDirectionalLightDepths[i], 0);
   vec2 texel = at.xy * vec2(size) - 0.5;
@@ -129,13 +127,13 @@ void main() {
     float lambert = dot(n, toLight);
     if (lambert <= 0.0) continue;
     float visibility = i < NUM_DIRECTIONAL_LIGHT_SHADOWS ? visibilityOf(i) : 1.0;
-    float highlight =
-        gloss > 0.0 ? 0.6 * gloss * pow(max(dot(n, normalize(toLight + toEye)), 0.0),
-                                        4.0 + 60.0 * gloss) : 0.0;
+    float highlight = max(dot(n, normalize(toLight + toEye)), 0.0);
+    highlight *= highlight;
+    highlight *= highlight;
+    highlight *= highlight;
+    highlight *= 0.4 * gloss * highlight;
     color += visibility * scene.directionalLights[i].emission.rgb *
              (albedo.rgb * lambert + highlight);
   }
-  outColor = vec4(pow(clamp(color, 0.0, 1.0), vec3(1.0 / 2.2)), 1.0);
-  outPosition = viewPosition;
-  outSegmentation = segmentation;
+  outColor = vec4(sqrt(clamp(color, 0.0, 1.0)), 1.0);
 }

@@ -26,16 +26,12 @@ layout(location = 4) in vec3 bitangent;
 
 layout(location = 0) out vec3 worldPosition;
 layout(location = 1) out vec3 worldNormal;
-layout(location = 2) out vec4 viewPosition;
-layout(location = 3) out vec2 texcoord;
-layout(location = 4) out flat uvec4 segmentation;
+layout(location = 2) out vec2 texcoord;
 
 void main() {
   vec4 world = object.modelMatrix * vec4(position, 1.0);
   worldPosition = world.xyz;
   worldNormal = transpose(inverse(mat3(object.modelMatrix))) * normal;
-  viewPosition = camera.viewMatrix * world;
   texcoord = uv;
-  segmentation = objectData.segmentation;
-  gl_Position = camera.projectionMatrix * viewPosition;
+  gl_Position = camera.projectionMatrix * (camera.viewMatrix * world);
 }
