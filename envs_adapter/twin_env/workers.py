@@ -51,7 +51,7 @@ class _Worker:
         environment = dict(_ONE_THREAD)
         if rendering_threads is not None:
             environment["LP_NUM_THREADS"] = rendering_threads
-        with _environment(environment):
+        with _environment(environment), _interrupts_held():
             self.process.start()
         theirs.close()
         self.job: Any = None
@@ -167,7 +167,6 @@ class WorkerPool:
 
 
 def _serve(pipe: Connection, target: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when to stop.
     while True:
         try:
             job = pipe.recv()
@@ -190,6 +189,16 @@ def _cause_of_death(exit_code: int | None) -> str:
     if exit_code < 0:
         return f"the worker was ended by {signal.Signals(-exit_code).name}"
     return f"the worker exited with code {exit_code}"
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits; processes started meanwhile never see one: the parent decides when to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

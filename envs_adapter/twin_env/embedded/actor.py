@@ -17,8 +17,13 @@ class Frame:
 
     p: Array
     """(3,) metres."""
-    rotation: Array
-    """(3, 3), columns are the frame's axes."""
+    q: Array
+    """(4,) quaternion [w, x, y, z]."""
+
+    @property
+    def rotation(self) -> Array:
+        """(3, 3), columns are the frame's axes."""
+        return quaternion_to_matrix(self.q)
 
 
 @dataclass
@@ -39,8 +44,7 @@ class Actor:
         return self.entity.name
 
     def get_pose(self) -> Frame:
-        pose = self.entity.pose
-        return Frame(np.asarray(pose.p, np.float64), quaternion_to_matrix(pose.q))
+        return _frame(self.entity.pose)
 
     def get_functional_point(self, index: int) -> Frame:
         return self._point(self.functional_points_m[index])
@@ -57,5 +61,8 @@ class Actor:
         return 0.0 if velocity is None else float(np.linalg.norm(velocity))
 
     def _point(self, offset_m: tuple[float, float, float]) -> Frame:
-        pose = self.get_pose()
-        return Frame(pose.p + pose.rotation @ np.asarray(offset_m), pose.rotation)
+        return _frame(self.entity.pose * sapien.Pose(offset_m))
+
+
+def _frame(pose: sapien.Pose) -> Frame:
+    return Frame(pose.p.astype(np.float64), pose.q.astype(np.float64))

@@ -154,9 +154,11 @@ class EmbeddedTask(Expert):
         for side, path in paths.items():
             if len(path):
                 paths[side] = stretch(path, ticks)
+        moving = [s for s in SIDES if len(paths[s]) or grippers[s][0] != grippers[s][1]]
         for tick in range(ticks):
             share = (tick + 1) / ticks
-            for side, arm in self.arms.items():
+            for side in moving:
+                arm = self.arms[side]
                 targets = paths[side][tick] if len(paths[side]) else arm.targets_rad
                 start, end = grippers[side]
                 arm.drive(targets, start + share * (end - start))
