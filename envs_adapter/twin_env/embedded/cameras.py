@@ -18,8 +18,8 @@ HEAD_FORWARD = np.array([0.0, 0.6, -0.8])
 HEAD_LEFT = np.array([-1.0, 0.0, 0.0])
 WRIST_AT_M = (-0.085, 0.0, 0.014)
 WRIST_TILT_RAD = 0.14
-OBSERVER_AT_M = np.array([0.95, -1.25, 1.75])
-OBSERVER_LOOKS_AT_M = np.array([0.0, -0.12, 0.80])
+OBSERVER_AT_M = np.array([0.80, 0.90, 1.45])
+OBSERVER_LOOKS_AT_M = np.array([0.0, -0.20, 0.85])
 
 HEAD, LEFT_WRIST, RIGHT_WRIST = "head_camera", "left_camera", "right_camera"
 OBSERVER = "observer_camera"

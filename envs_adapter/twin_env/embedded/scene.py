@@ -173,6 +173,7 @@ class Scene:
         room = [
             Part("box", (3.0, 3.0, 0.05), materials.FLOOR, (0.0, 0.0, -0.05)),
             Part("box", (3.0, 0.05, 1.5), materials.WALL, (0.0, 1.0, 1.5)),
+            Part("box", (3.0, 0.05, 1.5), materials.WALL, (0.0, -2.0, 1.5)),
             Part("box", (0.05, 3.0, 1.5), materials.WALL, (-2.0, 0.0, 1.5)),
             Part("box", (0.05, 3.0, 1.5), materials.WALL, (2.0, 0.0, 1.5)),
         ]
