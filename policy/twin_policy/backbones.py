@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from twin_policy.names import Registry
@@ -41,11 +41,16 @@ class Backbone(nn.Module):
         Returns:
             float32 (N, 3, H, W), laid out channels last.
         """
+        width = pictures.shape[2]
         factor, bias = 1 / (255 * self.std), -self.mean / self.std
-        if gain is not None and shift is not None:
-            factor = rearrange(gain * factor, "n c -> n 1 1 c")
-            bias = rearrange(shift / self.std + bias, "n c -> n 1 1 c")
-        return rearrange(torch.addcmul(bias, pictures.float(), factor), "n h w c -> n c h w")
+        if gain is None or shift is None:
+            factor, bias = (rearrange(value, "c -> 1 c") for value in (factor, bias))
+        else:
+            factor, bias = gain * factor, shift / self.std + bias
+        # Whole rows of pixels at once: an inner axis of three channels would not be vectorised.
+        factor, bias = (repeat(value, "n c -> n 1 (w c)", w=width) for value in (factor, bias))
+        rows = rearrange(pictures, "n h w c -> n h (w c)").float().mul_(factor).add_(bias)
+        return rearrange(rows, "n h (w c) -> n c h w", w=width)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Normalised pictures (N, 3, H, W) to features (N, C, h, w)."""
@@ -79,8 +84,8 @@ def small_cnn() -> Backbone:
     """Two convolutions at a quarter of the resolution, cheap enough to train on a CPU."""
     trunk = nn.Sequential(
         nn.Conv2d(3, 32, 6, stride=4, padding=1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(32, 32, 3, padding=1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
     return Backbone(trunk.to(memory_format=torch.channels_last), channels=32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -17,13 +18,16 @@ class SpatialSoftmax(nn.Module):
 
     def __init__(self, channels: int, num_keypoints: int, temperature: float = 1.0) -> None:
         super().__init__()
-        self.to_keypoints = nn.Conv2d(channels, num_keypoints, 1)
+        # Without a bias, which the softmax over the picture would cancel.
+        self.to_keypoints = nn.Conv2d(channels, num_keypoints, 1, bias=False)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.dim = 2 * num_keypoints
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) to (N, 2K): x in [-1, 1] left to right, y top to bottom, a keypoint."""
-        return expected_positions(self.to_keypoints(features) * self.temperature)
+        # The factor is put on the weights, which are smaller than the logits.
+        weight = self.to_keypoints.weight * self.temperature
+        return expected_positions(F.conv2d(features, weight))
 
 
 def expected_positions(logits: Tensor) -> Tensor:

@@ -95,11 +95,12 @@ def train(
     first, seconds, val = state["step"], state["seconds"], state["val"]
     log = _Log(folder / LOG, until=first)
     began = time.perf_counter() - seconds
-    window: list[torch.Tensor] = []
+    recent: list[torch.Tensor] = list(state["recent"])
 
     def save(step: int) -> None:
         elapsed = time.perf_counter() - began
-        _save_state(folder, policy, ema, optimizer, step=step, seconds=elapsed, val=val)
+        reached = {"step": step, "seconds": elapsed, "val": val, "recent": recent}
+        _save_state(folder, policy, ema, optimizer, reached)
         figures = {"steps": step, "train_seconds": round(elapsed, 1), "validation": val}
         save_weights(folder, ema.shadow, provenance | figures)  # type: ignore[arg-type]
 
@@ -135,14 +136,14 @@ def train(
                 nn.utils.clip_grad_norm_(policy.parameters(), config.grad_clip_norm)
             optimizer.step()
             ema.update(policy, ema_decay(step, config.ema))
-            window.append(loss.detach())
+            recent.append(loss.detach())
             progress.update()
 
             done = step + 1
             last = done == config.num_steps
             if done % config.log_every == 0 or last:
-                mean = float(torch.stack(window).mean())
-                window.clear()
+                mean = float(torch.stack(recent).mean())
+                recent.clear()
                 if not math.isfinite(mean):
                     raise FloatingPointError(
                         f"the loss is {mean} at step {done}: lower train.lr or set "
@@ -200,15 +201,11 @@ def _save_state(
     policy: nn.Module,
     ema: EMA,
     optimizer: torch.optim.Optimizer,
-    *,
-    step: int,
-    seconds: float,
-    val: dict[str, float],
+    reached: dict[str, Any],
 ) -> None:
+    """`reached`: the next step, seconds so far, last validation, losses not yet in the log."""
     state = {
-        "step": step,
-        "seconds": seconds,
-        "val": val,
+        **reached,
         "policy": policy.state_dict(),
         "ema": ema.shadow.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -225,7 +222,7 @@ def _load_state(
 ) -> dict[str, Any]:
     path = folder / STATE
     if not path.is_file():
-        return {"step": 0, "seconds": 0.0, "val": {}}
+        return {"step": 0, "seconds": 0.0, "val": {}, "recent": []}
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     policy.load_state_dict(state["policy"])
     ema.shadow.load_state_dict(state["ema"])

@@ -1,0 +1,206 @@
+"""Training runs: schedules, resuming, refusals, and the command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from training_fixtures import CONFIG, write_episodes
+
+from twin_policy.checkpoint import load_checkpoint
+from twin_train.commands import train as command
+from twin_train.config import load_run_config
+from twin_train.loop import Interrupted, Result, learning_rate, read_log
+from twin_train.run import RunConflict, train_run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("episodes")
+    write_episodes(folder, 4)
+    return folder
+
+
+@pytest.fixture
+def config_path(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(episodes: Path, config_path: Path) -> Run:
+    def start(folder: Path, *assignments: str, **options: Any) -> Result:
+        settings: dict[str, Any] = {
+            "task": "toy",
+            "data": episodes,
+            "device": torch.device("cpu"),
+            "threads": 1,
+            "quiet": True,
+        }
+        config = load_run_config(str(config_path), list(assignments))
+        return train_run(config, folder=folder, **settings | options)
+
+    return start
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    calls = iter(range(steps + 1))
+    return lambda: next(calls) == steps
+
+
+def test_learning_rate_schedule() -> None:
+    """G7."""
+    rates = [
+        learning_rate(step, lr=1e-4, warmup=500, total=10000) for step in (0, 250, 500, 5250, 10000)
+    ]
+    assert rates == pytest.approx([0, 5e-5, 1e-4, 5e-5, 0])
+
+
+def test_a_run_leaves_a_whole_checkpoint(run: Run, tmp_path: Path) -> None:
+    result = run(tmp_path / "out")
+    assert result.steps == 12
+    assert set(result.val) == {"loss", "mean_abs", "max_dim_abs"}
+    loaded = load_checkpoint(tmp_path / "out")
+    provenance = loaded.provenance
+    assert provenance["steps"] == 12
+    assert provenance["episode_seeds"] == [100, 101, 102, 103]
+    assert len(provenance["train_episodes"]) == 3
+    assert len(provenance["val_episodes"]) == 1
+    assert provenance["frozen_action_dims"] == list(range(7, 14))
+    assert provenance["validation"] == result.val
+    assert loaded.obs_spec.cameras == {"head_camera": (24, 32, 3), "left_camera": (24, 32, 3)}
+    assert (tmp_path / "out" / "loss.png").stat().st_size > 1000
+    steps = [line["step"] for line in read_log(tmp_path / "out" / "log.jsonl")]
+    assert steps == [2, 4, 6, 6, 8, 10, 12, 12]
+
+
+def test_training_lowers_the_loss(run: Run, tmp_path: Path) -> None:
+    result = run(tmp_path / "out", "train.num_steps=150", "train.lr=3e-3")
+    losses = [line["loss"] for line in read_log(tmp_path / "out" / "log.jsonl") if "loss" in line]
+    assert result.train_loss < 0.25 * losses[0]
+
+
+@pytest.mark.parametrize("stopped_at", [1, 5, 11])
+def test_a_resumed_run_is_the_uninterrupted_one(run: Run, tmp_path: Path, stopped_at: int) -> None:
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", stop=stop_after(stopped_at))
+    assert load_checkpoint(tmp_path / "parts").provenance["steps"] == stopped_at
+    parts = run(tmp_path / "parts")
+    compare_runs(tmp_path / "whole", tmp_path / "parts")
+    assert parts.val == whole.val
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(run: Run, tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    calls = iter(range(100))
+
+    def killed() -> bool:
+        if next(calls) == 7:
+            raise SystemExit("killed")
+        return False
+
+    with pytest.raises(SystemExit):
+        run(tmp_path / "parts", stop=killed)
+    # The kill came between the checkpoints of steps 4 and 8; the log has step 6, half a line more.
+    with (tmp_path / "parts" / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')
+    run(tmp_path / "parts")
+    compare_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def compare_runs(whole: Path, parts: Path) -> None:
+    """The same weights, bit for bit, and the same losses."""
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert read_log(whole / "log.jsonl") == read_log(parts / "log.jsonl")
+
+
+def test_a_finished_run_is_not_run_again(run: Run, tmp_path: Path) -> None:
+    first = run(tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    again = run(tmp_path / "out")
+    assert (again.val, again.train_loss) == (first.val, first.train_loss)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
+def test_another_seed_is_another_run(run: Run, tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    run(tmp_path / "b", "train.seed=1")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_folder_of_another_run_is_refused(run: Run, tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    with pytest.raises(RunConflict, match=r"train\.lr: 0\.001 -> 0\.002\n.*another --out"):
+        run(tmp_path / "out", "train.lr=0.002")
+    with pytest.raises(RunConflict, match="data_sha256"):
+        run(tmp_path / "out", episodes=2)
+
+
+def test_missing_episodes_name_the_command(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"`twinbench collect toy --episodes 50`"):
+        run(tmp_path / "out", data=tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"holds 4 episodes, not 9: .*--episodes 9`"):
+        run(tmp_path / "out", episodes=9)
+
+
+def test_a_loss_that_explodes_stops_the_run(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"lower train\.lr"):
+        run(tmp_path / "out", "train.lr=1e30")
+
+
+def test_one_episode_trains_without_validation(run: Run, tmp_path: Path) -> None:
+    assert run(tmp_path / "out", episodes=1).val == {}
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_the_command(
+    episodes: Path, config_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["toy", str(config_path), "--data", str(episodes), "--out", str(tmp_path / "out")]
+    options = ["--steps", "4", "--seed", "7", "--threads", "1", "--set", "train.batch_size=4"]
+    assert command.run(arguments(*words, *options, "--device", "cpu")) == 0
+    assert "trained 4 steps" in capsys.readouterr().out
+    stored = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    assert stored["train"]["seed"] == 7
+    assert stored["train"]["batch_size"] == 4
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["steps"] == 4
+
+
+def test_an_unknown_policy_config_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown policy config 'dp_resnt'.*'dp_resnet'"):
+        load_run_config("dp_resnt")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        load_run_config("nowhere.yaml")
+    with pytest.raises(ValueError, match=r"dp_resnet\.yaml: unknown key in 'train' 'lrr'"):
+        load_run_config("dp_resnet", ["train.lrr=1"])
+
+
+@pytest.mark.parametrize("name", ["dp_resnet", "dp_resnet_demo"])
+def test_shipped_configs_are_read(name: str) -> None:
+    config = load_run_config(name)
+    assert set(config.policy.cameras) == {"head_camera", "left_camera", "right_camera"}
