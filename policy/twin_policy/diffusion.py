@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,16 +68,68 @@ def sampling_scheduler(config: NoiseSchedulerConfig) -> Any:
     if config.sampler == "ddpm":
         scheduler = training_scheduler(config)
     else:
-        scheduler = DDIMScheduler(
-            num_train_timesteps=config.num_train_timesteps,
-            beta_schedule=config.beta_schedule,
-            prediction_type=config.prediction_type,
-            clip_sample=config.clip_sample,
-            set_alpha_to_one=True,
-            steps_offset=0,
-        )
+        kind = config.prediction_type
+        if kind == "sample" and ddim_takes_clean_for_noise():
+            kind = "epsilon"
+        scheduler = _ddim_scheduler(config, kind)
     scheduler.set_timesteps(config.num_inference_steps)
     return scheduler
+
+
+def _ddim_scheduler(config: NoiseSchedulerConfig, prediction_type: str) -> Any:
+    return DDIMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule=config.beta_schedule,
+        prediction_type=prediction_type,
+        clip_sample=config.clip_sample,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+@lru_cache(maxsize=1)
+def ddim_takes_clean_for_noise() -> bool:
+    """Whether this diffusers has the early fault of its DDIM step.
+
+    With `prediction_type="sample"`, diffusers 0.11 puts the clean prediction where the noise
+    belongs, and so denoises to something else, without a word.
+    """
+    scheduler = _ddim_scheduler(NoiseSchedulerConfig(), "sample")
+    scheduler.set_timesteps(10)
+    clean, noise = torch.tensor([0.25]), torch.tensor([0.5])
+    now, before = scheduler.alphas_cumprod[50], scheduler.alphas_cumprod[40]
+    noisy = now.sqrt() * clean + (1 - now).sqrt() * noise
+    expected = before.sqrt() * clean + (1 - before).sqrt() * noise
+    return not torch.allclose(scheduler.step(clean, 50, noisy).prev_sample, expected, atol=1e-4)
+
+
+def reverse_step(
+    scheduler: Any,
+    config: NoiseSchedulerConfig,
+    *,
+    output: Tensor,
+    step: int,
+    sample: Tensor,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """One step towards clean actions.
+
+    Args:
+        scheduler: from `sampling_scheduler`.
+        output: what the denoiser predicts for `sample`, float (B, H, Da).
+        generators: one a row; DDPM draws from them.
+    """
+    if config.sampler == "ddpm":
+        rows = [
+            scheduler.step(output[i : i + 1], step, sample[i : i + 1], generator=generator)
+            for i, generator in enumerate(generators)
+        ]
+        return torch.cat([row.prev_sample for row in rows])
+    if scheduler.config.prediction_type != config.prediction_type:
+        kept = scheduler.alphas_cumprod[step]
+        output = (sample - kept.sqrt() * output) / (1 - kept).sqrt()
+    stepped: Tensor = scheduler.step(output, step, sample).prev_sample
+    return stepped
 
 
 @dataclass(frozen=True)
@@ -237,21 +290,18 @@ class DiffusionPolicy(nn.Module):
     def _denoise(
         self, sample: Tensor, cond: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        scheduler = sampling_scheduler(self.config.noise_scheduler)
-        stochastic = self.config.noise_scheduler.sampler == "ddpm"
-        for step in scheduler.timesteps:
-            steps = torch.full((len(sample),), int(step), device=sample.device)
-            output = self.denoiser(sample, steps, cond)
-            if stochastic:
-                rows = [
-                    scheduler.step(
-                        output[i : i + 1], step, sample[i : i + 1], generator=generator
-                    ).prev_sample
-                    for i, generator in enumerate(generators)
-                ]
-                sample = torch.cat(rows)
-            else:
-                sample = scheduler.step(output, step, sample).prev_sample
+        config = self.config.noise_scheduler
+        scheduler = sampling_scheduler(config)
+        for step in scheduler.timesteps.tolist():
+            steps = torch.full((len(sample),), step, device=sample.device)
+            sample = reverse_step(
+                scheduler,
+                config,
+                output=self.denoiser(sample, steps, cond),
+                step=step,
+                sample=sample,
+                generators=generators,
+            )
         return sample
 
 

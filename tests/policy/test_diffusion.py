@@ -19,6 +19,7 @@ from twin_policy.diffusion import (
     action_error,
     masked_mean,
     relative_targets,
+    reverse_step,
     sampling_scheduler,
     training_scheduler,
 )
@@ -59,9 +60,24 @@ def test_ddpm_step(step: int, mean: float, variance: float) -> None:
 
 def test_ddim_steps() -> None:
     """G4."""
-    scheduler = sampling_scheduler(NoiseSchedulerConfig(prediction_type="sample"))
+    config = NoiseSchedulerConfig(prediction_type="sample")
+    scheduler = sampling_scheduler(config)
     assert scheduler.timesteps.tolist() == list(range(90, -1, -10))
-    stepped = scheduler.step(torch.tensor([0.25]), 50, torch.tensor([0.5])).prev_sample
+    clean, noisy = torch.full((1, 1, 1), 0.25), torch.full((1, 1, 1), 0.5)
+    stepped = reverse_step(scheduler, config, output=clean, step=50, sample=noisy, generators=[])
+    assert stepped.item() == pytest.approx(0.473355, abs=1e-5)
+
+
+def test_ddim_steps_with_a_diffusers_that_takes_clean_for_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with diffusers 0.11, in RoboTwin's environment: the same golden value."""
+    monkeypatch.setattr("twin_policy.diffusion.ddim_takes_clean_for_noise", lambda: True)
+    config = NoiseSchedulerConfig(prediction_type="sample")
+    scheduler = sampling_scheduler(config)
+    assert scheduler.config.prediction_type == "epsilon"
+    clean, noisy = torch.full((1, 1, 1), 0.25), torch.full((1, 1, 1), 0.5)
+    stepped = reverse_step(scheduler, config, output=clean, step=50, sample=noisy, generators=[])
     assert stepped.item() == pytest.approx(0.473355, abs=1e-5)
 
 
