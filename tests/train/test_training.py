@@ -17,7 +17,7 @@ from training_fixtures import CONFIG, write_episodes
 from twin_policy.checkpoint import load_checkpoint
 from twin_train.commands import train as command
 from twin_train.config import load_run_config
-from twin_train.loop import Interrupted, Result, learning_rate, read_log
+from twin_train.loop import Interrupted, LossNotFinite, Result, learning_rate, read_log
 from twin_train.run import RunConflict, train_run
 
 
@@ -164,7 +164,7 @@ def test_missing_episodes_name_the_command(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_explodes_stops_the_run(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"lower train\.lr"):
+    with pytest.raises(LossNotFinite, match=r"lower train\.lr"):
         run(tmp_path / "out", "train.lr=1e30")
 
 

@@ -33,6 +33,10 @@ class Interrupted(KeyboardInterrupt):
     """Training was asked to stop; the state is saved."""
 
 
+class LossNotFinite(ValueError):
+    """Training has diverged."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a finished run reports."""
@@ -79,7 +83,7 @@ def train(
 
     Raises:
         Interrupted: `stop` said so; everything is saved.
-        FloatingPointError: the loss is not finite.
+        LossNotFinite: remedies are in the message.
     """
     policy.to(device).train()
     ema = EMA(policy)
@@ -145,7 +149,7 @@ def train(
                 mean = float(torch.stack(recent).mean())
                 recent.clear()
                 if not math.isfinite(mean):
-                    raise FloatingPointError(
+                    raise LossNotFinite(
                         f"the loss is {mean} at step {done}: lower train.lr or set "
                         "train.grad_clip_norm"
                     )
