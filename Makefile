@@ -6,15 +6,16 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= python3
 CODE   := policy envs_adapter eval train tests setup.py
 
-.PHONY: help setup vulkan demo test lint format clean
+.PHONY: help setup vulkan demo test benchmark lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    record, train and evaluate in the embedded simulator (outputs/demo/)"
-	@echo "make test    linters, types, import rules and all tests"
-	@echo "make setup   virtual environment, dependencies and a Vulkan device, nothing else"
-	@echo "make lint    ruff, mypy and import-linter (make format mends what ruff can)"
-	@echo "make clean   remove .venv, caches and build leftovers (outputs/ stays)"
+	@echo "make demo       record, train and evaluate in the embedded simulator (outputs/demo/)"
+	@echo "make test       linters, types, import rules and all tests"
+	@echo "make benchmark  what the simulator costs on this machine"
+	@echo "make setup      virtual environment, dependencies and a Vulkan device, nothing else"
+	@echo "make lint       ruff, mypy and import-linter (make format mends what ruff can)"
+	@echo "make clean      remove .venv, caches and build leftovers (outputs/ stays)"
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { \
@@ -60,6 +61,9 @@ test: setup lint
 	@$(BIN)/pytest -q -m "not simulator and not e2e"
 	@$(BIN)/pytest -q -m "simulator and not e2e"
 	@$(BIN)/pytest -q -m "e2e"
+
+benchmark: setup
+	@$(BIN)/python tests/benchmarks/simulator.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

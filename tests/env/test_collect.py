@@ -12,6 +12,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+
 from twin_env import load_env_config, make_env
 from twin_env.collect import CollectionError, Recording, collect
 from twin_env.episodes import list_episodes, read_episode

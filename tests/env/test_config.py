@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from twin_env.backends import environment_fingerprint, list_tasks, make_env
 from twin_env.config import DEFAULTS, complete_env_config, load_env_config
 
@@ -36,7 +37,7 @@ def test_a_config_file_is_read_by_path(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"save_freq": 30}))
     assert load_env_config(str(path))["save_freq"] == 30
     path.write_text("save_freqq: 30")
-    with pytest.raises(ValueError, match="coarse.yml"):
+    with pytest.raises(ValueError, match=r"coarse\.yml"):
         load_env_config(str(path))
 
 

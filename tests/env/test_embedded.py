@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from twin_env import InvalidActionError, TaskEnv, load_env_config, make_env
 from twin_env.embedded.base_task import IDLE_ACTION_TICKS, EmbeddedTask
 from twin_env.workers import Done, WorkerPool

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from twin_env.embedded.kinematics import (
     JOINT_LOWER_RAD,
     JOINT_UPPER_RAD,
@@ -15,9 +16,7 @@ def test_inverse_undoes_forward_all_over_the_joint_range() -> None:
     rng = np.random.default_rng(0)
     for joints in rng.uniform(JOINT_LOWER_RAD, JOINT_UPPER_RAD, size=(300, 6)):
         position, rotation = forward(joints)
-        near = np.clip(
-            joints + rng.uniform(-0.3, 0.3, 6), JOINT_LOWER_RAD, JOINT_UPPER_RAD
-        )
+        near = np.clip(joints + rng.uniform(-0.3, 0.3, 6), JOINT_LOWER_RAD, JOINT_UPPER_RAD)
         solved = inverse(position, rotation, near)
         assert np.all(solved >= JOINT_LOWER_RAD)
         assert np.all(solved <= JOINT_UPPER_RAD)

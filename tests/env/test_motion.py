@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from twin_env.embedded.motion import PHYSICS_HZ, follow, stretch, trapezoid_duration_s
 
 

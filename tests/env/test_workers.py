@@ -3,6 +3,7 @@ import signal
 import time
 
 import pytest
+
 from twin_env.workers import Died, Done, Outcome, Raised, WorkerPool
 
 
