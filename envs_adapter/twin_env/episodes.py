@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from twin_env.names import unknown
+
 EPISODE_NAME = re.compile(r"episode(\d+)\.hdf5")
 JOINT_FIELDS = ("left_arm", "left_gripper", "right_arm", "right_gripper")
 """In the order in which they make up `joint_action/vector`."""
@@ -45,16 +47,24 @@ class Episode:
     def n_frames(self) -> int:
         return len(self.vector)
 
+    def shape_of(self, camera: str) -> tuple[int, int, int]:
+        """(H, W, 3) of a camera's pictures.
+
+        Raises:
+            EpisodeFileError: no such camera; the nearest match is named.
+        """
+        if camera not in self.image_shapes:
+            reason = str(unknown("camera", camera, self.cameras))
+            raise EpisodeFileError(self.path, f"observation/{camera}/rgb", reason)
+        return self.image_shapes[camera]
+
     def rgb(self, camera: str, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """Pictures of one camera: uint8 (n, H, W, 3), true RGB.
 
         Raises:
             EpisodeFileError: no such camera, or a picture that does not decode.
         """
-        shape = self.image_shapes.get(camera)
-        if shape is None:
-            known = ", ".join(self.cameras)
-            raise EpisodeFileError(self.path, f"observation/{camera}/rgb", f"missing; has {known}")
+        shape = self.shape_of(camera)
         chosen = range(self.n_frames) if indices is None else indices
         pictures = np.empty((len(chosen), *shape), np.uint8)
         for row, (frame, jpeg) in enumerate(zip(chosen, self._jpegs(camera, chosen), strict=True)):
@@ -63,7 +73,7 @@ class Episode:
 
     def each_rgb(self, camera: str) -> Iterator[NDArray[np.uint8]]:
         """The pictures of one camera in order, decoded one at a time: uint8 (H, W, 3), RGB."""
-        shape = self.image_shapes[camera]
+        shape = self.shape_of(camera)
         for frame, jpeg in enumerate(self._jpegs(camera, range(self.n_frames))):
             yield _decode(self.path, camera, frame, jpeg, shape)
 

@@ -42,7 +42,7 @@ class Episode:
 def noise_generator(episode_seed: int, replan: int) -> torch.Generator:
     """The noise of one replanning: a function of the episode and the step, nothing else."""
     words = np.random.SeedSequence([episode_seed % 2**64, replan]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> 1))
+    return torch.Generator().manual_seed(int(words[0]) >> 1)
 
 
 class Agent:

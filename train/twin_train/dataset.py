@@ -108,12 +108,7 @@ def _check_alike(episodes: Sequence[Episode], cameras: Mapping[str, tuple[int, i
                 f"{first.vector.shape[1]}",
             )
         for camera in cameras:
-            shape = episode.image_shapes.get(camera)
-            if shape is None:
-                known = ", ".join(episode.cameras)
-                raise EpisodeFileError(
-                    episode.path, f"observation/{camera}/rgb", f"missing; has {known}"
-                )
+            shape = episode.shape_of(camera)
             if shape != first.image_shapes[camera]:
                 raise EpisodeFileError(
                     episode.path,

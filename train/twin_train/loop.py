@@ -197,7 +197,7 @@ def _shown(val: dict[str, float]) -> dict[str, str]:
 
 def _generator(seed: int, stream: int, step: int) -> torch.Generator:
     words = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> 1))
+    return torch.Generator().manual_seed(int(words[0]) >> 1)
 
 
 def _save_state(
