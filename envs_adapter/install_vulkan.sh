@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that SAPIEN can render and that OpenCV imports, installing system packages if it must.
+# Makes sure that SAPIEN and OpenCV import and that SAPIEN can render, installing system packages if it must.
 #
 #   install_vulkan.sh                          look, and install what is missing
 #   install_vulkan.sh --check                  look only: exit 0 if everything works
@@ -11,6 +11,7 @@
 set -euo pipefail
 
 readonly MESA_MINIMUM="24.3"
+readonly LIBRARIES="libx11-6 libxcb1 libgl1 libglib2.0-0"
 readonly SOURCE_FILE="/etc/apt/sources.list.d/twinbench-backports.sources"
 
 say() { printf 'vulkan: %s\n' "$*" >&2; }
@@ -46,7 +47,8 @@ sapien.render.RenderSystem(device)
 PY
 }
 
-cv2_imports() { "$(python_with_sapien)" -c 'import cv2' >/dev/null 2>&1; }
+# Both wheels expect X11's client library and a few others on the machine.
+libraries_load() { "$(python_with_sapien)" -c 'import cv2, sapien' >/dev/null 2>&1; }
 
 # Prints the apt stanza for SUITE-backports: the machine's own stanza of SUITE (mirror, key and
 # options) with the suite's name replaced. Reads deb822 `.sources` and one-line `.list` files.
@@ -180,14 +182,14 @@ install_mesa() {
 
 print_commands() {
   cat >&2 <<TEXT
-vulkan: SAPIEN finds no Vulkan device (or OpenCV misses a library), and this script installs
+vulkan: SAPIEN finds no Vulkan device (or it or OpenCV misses a library), and this script installs
 vulkan: packages only as root on Debian or Ubuntu. Run what fits this machine, then try again:
 
   Debian 12, as root     bash envs_adapter/install_vulkan.sh
   (with sudo)            sudo PYTHON="$(python_with_sapien)" bash envs_adapter/install_vulkan.sh
-  Debian 13, Ubuntu 24+  sudo apt-get install libvulkan1 mesa-vulkan-drivers libgl1 libglib2.0-0
-  Fedora                 sudo dnf install vulkan-loader mesa-vulkan-drivers mesa-libGL glib2
-  Arch                   sudo pacman -S vulkan-icd-loader vulkan-swrast libglvnd glib2
+  Debian 13, Ubuntu 24+  sudo apt-get install libvulkan1 mesa-vulkan-drivers $LIBRARIES
+  Fedora                 sudo dnf install vulkan-loader mesa-vulkan-drivers mesa-libGL libX11 glib2
+  Arch                   sudo pacman -S vulkan-icd-loader vulkan-swrast libglvnd libx11 glib2
   NVIDIA GPU             the driver brings its own Vulkan device; in a container, run it with
                          NVIDIA_DRIVER_CAPABILITIES=all
 
@@ -195,7 +197,7 @@ vulkan: packages only as root on Debian or Ubuntu. Run what fits this machine, t
 TEXT
 }
 
-all_works() { vulkan_works && cv2_imports; }
+all_works() { libraries_load && vulkan_works; }
 
 main() {
   case "${1:-}" in
@@ -205,16 +207,13 @@ main() {
     *) say "unknown option $1; known: --check, --backports-source"; exit 2 ;;
   esac
 
-  local need_vulkan=0 need_cv2=0
-  vulkan_works || need_vulkan=1
-  cv2_imports || need_cv2=1
-  if ((need_vulkan + need_cv2 == 0)); then
+  if all_works; then
     say "a Vulkan device works: nothing to install"
     return
   fi
 
-  if ! "$(python_with_sapien)" -c 'import sapien' >/dev/null 2>&1; then
-    say "$(python_with_sapien) cannot import sapien: run \`make setup\` (or set PYTHON) first"
+  if ! "$(python_with_sapien)" -c 'import importlib.util as u; exit(not u.find_spec("sapien"))'; then
+    say "$(python_with_sapien) has no sapien: run \`make setup\` (or set PYTHON) first"
     exit 1
   fi
   DISTRIBUTION=other
@@ -231,13 +230,12 @@ main() {
   fi
 
   apt_update
-  if ((need_cv2)); then install_packages libgl1 libglib2.0-0; fi
-  if ((need_vulkan)); then install_mesa "$codename" || exit 1; fi
-
-  if ! cv2_imports; then
-    say "OpenCV still does not import: $("$(python_with_sapien)" -c 'import cv2' 2>&1 | tail -1)"
+  libraries_load || install_packages $LIBRARIES
+  if ! libraries_load; then
+    say "still not importable: $("$(python_with_sapien)" -c 'import cv2, sapien' 2>&1 | tail -1)"
     exit 1
   fi
+  vulkan_works || install_mesa "$codename" || exit 1
   if ! vulkan_works; then
     say "the packages are there, and SAPIEN still finds no Vulkan device: see \`twinbench doctor\`"
     exit 1

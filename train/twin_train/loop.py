@@ -20,11 +20,11 @@ from twin_policy.agent import noise_generator
 from twin_policy.checkpoint import save_weights
 from twin_policy.diffusion import DiffusionPolicy, action_error
 from twin_policy.ema import EMA, power_decay, ratio_decay
-from twin_policy.files import write_atomically, write_text
+from twin_policy.files import write_text
 from twin_train.config import EMAConfig, TrainConfig
 from twin_train.dataset import Windows, rows_of_step
+from twin_train.state import load_state, save_state
 
-STATE = Path("training_state") / "latest.pt"
 LOG = "log.jsonl"
 NOISE_STREAM, VALIDATION_STREAM = 1, 2
 
@@ -95,16 +95,18 @@ def train(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    state = _load_state(folder, policy, ema, optimizer, device)
+    trained: dict[str, Any] = {"policy": policy, "average": ema.shadow, "optimizer": optimizer}
+    state = load_state(folder, **trained) or {"step": 0, "seconds": 0.0, "val": {}, "recent": []}
     first, seconds, val = state["step"], state["seconds"], state["val"]
     log = _Log(folder / LOG, until=first)
     began = time.perf_counter() - seconds
-    recent: list[torch.Tensor] = list(state["recent"])
+    recent = [torch.tensor(loss, device=device) for loss in state["recent"]]
 
     def save(step: int) -> None:
         elapsed = time.perf_counter() - began
-        reached = {"step": step, "seconds": elapsed, "val": val, "recent": recent}
-        _save_state(folder, policy, ema, optimizer, reached)
+        unlogged = [float(loss) for loss in recent]
+        reached = {"step": step, "seconds": elapsed, "val": val, "recent": unlogged}
+        save_state(folder, **trained, reached=reached)
         figures = {"steps": step, "train_seconds": round(elapsed, 1), "validation": val}
         save_weights(folder, ema.shadow, provenance | figures)  # type: ignore[arg-type]
 
@@ -198,40 +200,6 @@ def _shown(val: dict[str, float]) -> dict[str, str]:
 def _generator(seed: int, stream: int, step: int) -> torch.Generator:
     words = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0]) >> 1)
-
-
-def _save_state(
-    folder: Path,
-    policy: nn.Module,
-    ema: EMA,
-    optimizer: torch.optim.Optimizer,
-    reached: dict[str, Any],
-) -> None:
-    """`reached`: the next step, seconds so far, last validation, losses not yet in the log."""
-    state = {
-        **reached,
-        "policy": policy.state_dict(),
-        "ema": ema.shadow.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    write_atomically(folder / STATE, lambda part: torch.save(state, part))
-
-
-def _load_state(
-    folder: Path,
-    policy: nn.Module,
-    ema: EMA,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> dict[str, Any]:
-    path = folder / STATE
-    if not path.is_file():
-        return {"step": 0, "seconds": 0.0, "val": {}, "recent": []}
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    policy.load_state_dict(state["policy"])
-    ema.shadow.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state
 
 
 class _Log:

@@ -28,7 +28,8 @@ from twin_train.dataset import (
     split_episodes,
 )
 from twin_train.figure import draw_losses
-from twin_train.loop import LOG, STATE, Result, read_log, train
+from twin_train.loop import LOG, Result, read_log, train
+from twin_train.state import STATE
 
 RUN = "run.yaml"
 

@@ -1,0 +1,70 @@
+"""What training needs to go on exactly where it stopped: one safetensors file, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from twin_policy.files import write_atomically
+
+STATE = Path("training_state") / "latest.safetensors"
+
+
+def save_state(
+    folder: Path,
+    *,
+    policy: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    reached: dict[str, Any],
+) -> None:
+    """`reached` is whatever JSON can hold: the next step, seconds so far, losses not yet logged."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (("policy", policy), ("average", average)):
+        tensors |= {f"{prefix}/{name}": value for name, value in module.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
+    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    header = {"reached": json.dumps(reached)}
+    write_atomically(folder / STATE, lambda part: save_file(whole, part, metadata=header))
+
+
+def load_state(
+    folder: Path,
+    *,
+    policy: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Any] | None:
+    """Fills the three from the folder and returns `reached`; None if nothing was saved."""
+    if not (folder / STATE).is_file():
+        return None
+    tensors: dict[str, dict[str, Tensor]] = {"policy": {}, "average": {}, "optimizer": {}}
+    with safe_open(folder / STATE, framework="pt") as file:
+        reached: dict[str, Any] = json.loads(file.metadata()["reached"])
+        for key in file.keys():  # noqa: SIM118 (not a mapping)
+            part, name = key.split("/", 1)
+            tensors[part][name] = file.get_tensor(key)
+    policy.load_state_dict(tensors["policy"])
+    average.load_state_dict(tensors["average"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors["optimizer"].items():
+        index, name = key.split("/")
+        moments.setdefault(int(index), {})[name] = _laid_out_like(parameters[int(index)], value)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return reached
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Moments in their parameter's memory layout, which a fused optimiser takes for granted."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
