@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -32,8 +33,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--episodes must be at least 1, not {episodes}")
     folder = args.out or Path("outputs/data") / args.task / Path(args.config).stem
     recording = Recording(args.task, args.backend, config, folder)
-    with tqdm(total=episodes, desc=f"recording {args.task}", unit="episode") as bar:
-        bar.disable = bar.disable or None
+    # A terminal is redrawn often; a log file gets a line now and then.
+    interval_s = 0.3 if sys.stderr.isatty() else 15.0
+    title = f"recording {args.task}"
+    with tqdm(total=episodes, desc=title, unit="episode", mininterval=interval_s) as bar:
 
         def show(record: SeedRecord) -> None:
             if record.verdict == "ok":
