@@ -35,8 +35,14 @@ def run(args: argparse.Namespace) -> int:
     recording = Recording(args.task, args.backend, config, folder)
     # A terminal is redrawn often; a log file gets a line now and then.
     interval_s = 0.3 if sys.stderr.isatty() else 15.0
-    title = f"recording {args.task}"
-    with tqdm(total=episodes, desc=title, unit="episode", mininterval=interval_s) as bar:
+    there = len(list((folder / "data").glob("episode*.hdf5")))
+    with tqdm(
+        total=max(episodes, there),
+        initial=there,
+        desc=f"recording {args.task}",
+        unit="episode",
+        mininterval=interval_s,
+    ) as bar:
 
         def show(record: SeedRecord) -> None:
             if record.verdict == "ok":
