@@ -73,7 +73,7 @@ def test_evaluation_never_sees_a_training_seed(finished: Path) -> None:
 
 
 def test_second_run_does_nothing_again(finished: Path) -> None:
-    kept = [*finished.rglob("journal.jsonl"), *finished.rglob("*.safetensors")]
+    kept = [*finished.rglob("journal.jsonl"), *finished.rglob("model.safetensors")]
     kept += finished.rglob("*.hdf5")
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert len(before) == 3 + 1 + 3
