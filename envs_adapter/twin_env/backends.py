@@ -41,6 +41,7 @@ def environment_fingerprint(
     """Part name -> digest or version of everything that decides what an episode looks like."""
     if task not in list_tasks(backend):
         raise unknown("task", task, list_tasks(backend))
+    deciding = {key: value for key, value in config.items() if key != "episode_num"}
     simulator = hashlib.sha256()
     for path in sorted(p for p in _EMBEDDED.rglob("*") if p.is_file()):
         if path.parent.name != "tasks" and "__pycache__" not in path.parts:
@@ -50,7 +51,8 @@ def environment_fingerprint(
         "backend": backend,
         "task": task,
         "task_file": _digest((_EMBEDDED / "tasks" / f"{task}.py").read_bytes()),
-        "config": _digest(json.dumps(config, sort_keys=True).encode()),
+        "instructions": _digest((_EMBEDDED / "tasks" / f"{task}.json").read_bytes()),
+        "config": _digest(json.dumps(deciding, sort_keys=True).encode()),
         "simulator": simulator.hexdigest()[:16],
         "sapien": importlib.metadata.version("sapien"),
     }

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +14,18 @@ from typing import Any
 
 from twin_env.backends import environment_fingerprint, make_env
 from twin_env.episodes import write_episode
+from twin_env.files import locked, write_text
 from twin_env.task_env import UnstableError
 from twin_env.workers import Done, Outcome, Raised, WorkerPool
 
 FORMAT_VERSION = 1
 SEED_TIMEOUT_S = 600.0
+ATTEMPTS = 2
+"""A seed whose worker died or raised is tried once more."""
 HOPELESS_AFTER = 30
-"""Seeds that may fail before the first success."""
+"""Seeds in a row that may fail before recording gives up."""
+BROKEN_AFTER = 3
+"""Seeds in a row that may end in an error: then it is the machine, and nothing of it is logged."""
 
 
 class CollectionError(ValueError):
@@ -70,24 +76,58 @@ def collect(
         CollectionError: the folder holds another environment's episodes, or the expert always
             fails.
     """
-    log = _Log(recording)
-    unresolved: dict[int, SeedRecord] = {}
-    next_seed = len(log.records)
-    successes = log.successes
-    if successes < episodes:
-        target = functools.partial(record_seed, recording)
-        with WorkerPool(workers, target, job_timeout_s=SEED_TIMEOUT_S) as pool:
-            while successes < episodes or pool.busy:
-                while pool.idle and successes + pool.busy < episodes:
-                    pool.submit(next_seed)
-                    next_seed += 1
-                seed, outcome = pool.next_outcome()
-                unresolved[seed] = _resolve(seed, outcome)
-                successes += unresolved[seed].verdict == "ok"
-                while len(log.records) in unresolved:
-                    progress(log.append(unresolved.pop(len(log.records))))
-                _give_up_if_hopeless(log.records)
-    return log.records
+    recording.folder.mkdir(parents=True, exist_ok=True)
+    with locked(recording.folder):
+        log = _Log(recording)
+        if log.successes < episodes or log.missing:
+            target = functools.partial(record_seed, recording)
+            with WorkerPool(workers, target, job_timeout_s=SEED_TIMEOUT_S) as pool:
+                _record_missing(log, pool)
+                _record_more(log, pool, episodes, progress)
+        return log.records
+
+
+def _record_missing(log: _Log, pool: WorkerPool) -> None:
+    """Record anew the episodes whose files were deleted."""
+    for seed, outcome in pool.run([record.seed for record in log.missing]):
+        record = _resolve(seed, outcome)
+        if record.verdict != "ok":
+            raise CollectionError(f"seed {seed} cannot be recorded again: {record.reason}")
+        log.restore(record)
+
+
+def _record_more(
+    log: _Log, pool: WorkerPool, episodes: int, progress: Callable[[SeedRecord], None]
+) -> None:
+    unlogged: dict[int, SeedRecord] = {}
+    attempts: Counter[int] = Counter()
+    errors: list[SeedRecord] = []
+    again: list[int] = []
+    successes, next_seed = log.successes, len(log.records)
+    while successes < episodes or pool.busy:
+        while pool.idle and (again or successes + pool.busy < episodes):
+            if again:
+                pool.submit(again.pop())
+            else:
+                pool.submit(next_seed)
+                next_seed += 1
+        seed, outcome = pool.next_outcome()
+        attempts[seed] += 1
+        if not isinstance(outcome, Done) and attempts[seed] < ATTEMPTS:
+            again.append(seed)
+            continue
+        unlogged[seed] = _resolve(seed, outcome)
+        successes += unlogged[seed].verdict == "ok"
+        while (place := len(log.records) + len(errors)) in unlogged:
+            record = unlogged.pop(place)
+            if record.verdict == "error":
+                errors.append(record)
+                continue
+            for settled in (*errors, record):
+                progress(log.append(settled))
+            errors.clear()
+        _give_up_if_broken(errors)
+        _give_up_if_hopeless(log.records)
 
 
 def record_seed(recording: Recording, seed: int) -> SeedRecord:
@@ -135,12 +175,31 @@ class _Log:
         if self._path.exists():
             self.records = list(self._read())
             self._rewrite()
-        for leftover in (self.folder / "data").glob("pending*"):
-            leftover.unlink()
+        for pattern in ("pending*", ".*.part*"):
+            for leftover in (self.folder / "data").glob(pattern):
+                leftover.unlink()
 
     @property
     def successes(self) -> int:
         return sum(record.verdict == "ok" for record in self.records)
+
+    @property
+    def missing(self) -> list[SeedRecord]:
+        """Records whose episode file is no longer there."""
+        return [
+            record
+            for record in self.records
+            if record.episode is not None and not self._episode(record.episode).exists()
+        ]
+
+    def restore(self, record: SeedRecord) -> None:
+        """Put a newly recorded episode in the place of its missing file."""
+        (known,) = (old for old in self.records if old.seed == record.seed)
+        assert known.episode is not None
+        os.replace(_pending(self.folder, record.seed), self._episode(known.episode))
+
+    def _episode(self, number: int) -> Path:
+        return self.folder / "data" / f"episode{number}.hdf5"
 
     def append(self, record: SeedRecord) -> SeedRecord:
         """Give an ok record its number and its files their names, then log it."""
@@ -168,9 +227,14 @@ class _Log:
             "config": recording.config,
         }
         if not path.exists():
+            if list((self.folder / "data").glob("episode*")) or (self.folder / "seed.txt").exists():
+                raise CollectionError(
+                    f"{self.folder} holds episodes that were not recorded here (no "
+                    f"{path.name}): give another --out"
+                )
             _write_json(path, claim)
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _read_json(path, path.read_text(encoding="utf-8"))
         if found != claim:
             old = found.get("environment", {})
             differing = sorted(
@@ -185,27 +249,26 @@ class _Log:
             )
 
     def _read(self) -> Iterator[SeedRecord]:
-        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for place, line in enumerate(lines):
             if not line.endswith("\n"):
                 return  # The torn last line of a killed run: its seed is recorded again.
-            record = SeedRecord(**json.loads(line))
-            if record.episode is not None:
-                path = self.folder / "data" / f"episode{record.episode}.hdf5"
-                if not path.exists():
-                    raise CollectionError(
-                        f"{path} is missing, though {self._path.name} lists it; put it back, or "
-                        "delete the folder to record anew"
-                    )
+            record = SeedRecord(**_read_json(self._path, line))
+            if record.seed != place:
+                raise CollectionError(
+                    f"{self._path}: line {place + 1} is of seed {record.seed}, not {place}: the "
+                    "log is damaged; delete the folder to record anew"
+                )
             yield record
 
     def _rewrite(self) -> None:
         text = "".join(json.dumps(asdict(record)) + "\n" for record in self.records)
-        _write_text(self._path, text)
+        write_text(self._path, text)
         self._write_summaries()
 
     def _write_summaries(self) -> None:
         kept = [record for record in self.records if record.episode is not None]
-        _write_text(self.folder / "seed.txt", "".join(f"{record.seed} " for record in kept))
+        write_text(self.folder / "seed.txt", "".join(f"{record.seed} " for record in kept))
         _write_json(
             self.folder / "scene_info.json",
             {f"episode_{record.episode}": record.scene_info for record in kept},
@@ -228,20 +291,32 @@ def _resolve(seed: int, outcome: Outcome) -> SeedRecord:
     return SeedRecord(seed, "error", reason, None, 0, 0.0, {}, {})
 
 
-def _give_up_if_hopeless(records: list[SeedRecord]) -> None:
-    if len(records) >= HOPELESS_AFTER and all(record.verdict != "ok" for record in records):
-        last = records[-1]
+def _give_up_if_broken(errors: list[SeedRecord]) -> None:
+    if len(errors) >= BROKEN_AFTER:
         raise CollectionError(
-            f"the expert failed on all of the first {len(records)} seeds; the last one: "
-            f"{last.verdict}: {last.reason}"
+            f"seeds {errors[0].seed} to {errors[-1].seed} all ended in an error, the last one: "
+            f"{errors[-1].reason}; `twinbench doctor` says what is amiss. Nothing of them is "
+            "logged: run the same command again to resume"
         )
 
 
+def _give_up_if_hopeless(records: list[SeedRecord]) -> None:
+    last = records[-HOPELESS_AFTER:]
+    if len(last) == HOPELESS_AFTER and all(record.verdict != "ok" for record in last):
+        raise CollectionError(
+            f"the expert failed on {HOPELESS_AFTER} seeds in a row; the last one: "
+            f"{last[-1].verdict}: {last[-1].reason}"
+        )
+
+
+def _read_json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CollectionError(
+            f"{path} is damaged ({error}); delete the folder to record anew"
+        ) from error
+
+
 def _write_json(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, json.dumps(value, indent=2) + "\n")

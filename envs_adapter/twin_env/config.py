@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from twin_env.camera_types import CAMERA_TYPES
 from twin_env.names import unknown
 
 DEFAULTS: dict[str, Any] = {
@@ -95,6 +96,14 @@ def complete_env_config(given: Mapping[str, Any], *, source: str = "config") -> 
     """`given` laid over the defaults and checked; `source` is named in errors."""
     config = copy.deepcopy(DEFAULTS)
     _overlay(config, given, where=source)
+    _check_offered(config, source)
+    for key in ("save_freq", "episode_num"):
+        if config[key] < 1:
+            raise ValueError(f"{source}: {key} must be at least 1, not {config[key]}")
+    return config
+
+
+def _check_offered(config: Mapping[str, Any], source: str) -> None:
     for section, keys in _NOT_BUILT_YET.items():
         for key in keys:
             if config[section][key]:
@@ -102,11 +111,18 @@ def complete_env_config(given: Mapping[str, Any], *, source: str = "config") -> 
                     f"{source}: {section}.{key}={config[section][key]!r} is not offered by the "
                     "embedded simulator yet; set it to false or 0"
                 )
+    for key in ("rgb", "endpose", "qpos"):
+        if not config["data_type"][key]:
+            raise ValueError(
+                f"{source}: data_type.{key} cannot be turned off in the embedded simulator; "
+                "set it to true"
+            )
+    for key in ("head_camera_type", "wrist_camera_type"):
+        if config["camera"][key] not in CAMERA_TYPES:
+            raise unknown(f"camera.{key} in {source}", config["camera"][key], CAMERA_TYPES)
     if config["embodiment"] != ["twin-arm6"]:
-        raise unknown("embodiment", ",".join(map(str, config["embodiment"])), ["twin-arm6"])
-    if int(config["save_freq"]) < 1:
-        raise ValueError(f"{source}: save_freq must be at least 1, not {config['save_freq']}")
-    return config
+        given_names = ",".join(map(str, config["embodiment"]))
+        raise unknown(f"embodiment in {source}", given_names, ["twin-arm6"])
 
 
 def _overlay(base: dict[str, Any], given: Mapping[str, Any], *, where: str) -> None:
@@ -117,5 +133,19 @@ def _overlay(base: dict[str, Any], given: Mapping[str, Any], *, where: str) -> N
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}: {key} must be a mapping, not {value!r}")
             _overlay(base[key], value, where=f"{where}: {key}")
+        elif _kind(value) != _kind(base[key]):
+            raise ValueError(
+                f"{where}: {key} must be a {_kind(base[key])}, such as {base[key]!r}, not {value!r}"
+            )
         else:
             base[key] = value
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "truth value"
+    if isinstance(value, (int, float)):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    return "list" if isinstance(value, list) else "value of another kind"

@@ -148,7 +148,7 @@ class WorkerPool:
     def _receive(self, worker: _Worker) -> Outcome:
         try:
             outcome: Outcome = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             worker.process.join(timeout=10.0)
             outcome = Died(_cause_of_death(worker.process.exitcode))
             self._replace(worker)

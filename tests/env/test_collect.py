@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from twin_env import load_env_config, make_env
 from twin_env.collect import CollectionError, Recording, collect
 from twin_env.episodes import list_episodes, read_episode
+from twin_env.files import FolderInUseError, locked
 
 pytestmark = pytest.mark.simulator
 
@@ -100,6 +102,50 @@ def test_another_environment_is_refused_by_the_part_that_differs(recorded: Path)
         collect(recording(recorded, save_freq=30), episodes=4, workers=1)
 
 
+def test_a_deleted_episode_is_recorded_again(recorded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(recorded, folder)
+    (folder / "data" / "episode1.hdf5").unlink()
+    collect(recording(folder), episodes=3, workers=1)
+    assert contents(folder) == contents(recorded)
+
+
+def test_somebody_elses_episodes_are_left_alone(recorded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(recorded, folder)
+    (folder / "collection.json").unlink()
+    before = contents(folder)
+    with pytest.raises(CollectionError, match="not recorded here"):
+        collect(recording(folder), episodes=4, workers=1)
+    assert contents(folder) == before
+
+
+def test_a_second_recording_in_the_folder_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="another run is at work"):
+        collect(recording(tmp_path), episodes=1, workers=1)
+
+
+def test_a_log_that_was_doubled_is_refused(recorded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(recorded, folder)
+    log = folder / "collection.jsonl"
+    log.write_text(log.read_text() + log.read_text().splitlines(keepends=True)[-1])
+    with pytest.raises(CollectionError, match="line 4 is of seed 2, not 3"):
+        collect(recording(folder), episodes=4, workers=1)
+
+
+def test_a_machine_that_cannot_render_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
+        monkeypatch.setenv(name, "/nonexistent.json")
+    with pytest.raises(CollectionError, match=r"seeds 0 to 2 .*Vulkan.*twinbench doctor"):
+        collect(recording(tmp_path), episodes=2, workers=1)
+    assert not (tmp_path / "collection.jsonl").exists()
+    monkeypatch.undo()
+    assert [record.seed for record in collect(recording(tmp_path), episodes=1, workers=1)] == [0]
+
+
 def test_a_killed_recording_resumes_to_the_same_files(recorded: Path, tmp_path: Path) -> None:
     config = tmp_path / "coarse.yml"
     config.write_text("save_freq: 60\n")
@@ -118,4 +164,5 @@ def test_a_killed_recording_resumes_to_the_same_files(recorded: Path, tmp_path: 
         file.write('{"seed": 1, "verd')  # A line torn by the kill.
     subprocess.run(command, check=True, capture_output=True)
     assert contents(folder) == contents(recorded)
-    assert not list((folder / "data").glob("pending*"))
+    names = {path.name for path in (folder / "data").iterdir()}
+    assert names == {f"episode{number}.hdf5" for number in range(3)}

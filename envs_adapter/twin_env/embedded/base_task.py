@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from twin_env.camera_types import CAMERA_TYPES, CameraType
 from twin_env.config import complete_env_config
 from twin_env.embedded import cameras, kinematics
 from twin_env.embedded.actor import Actor
-from twin_env.embedded.cameras import CAMERA_TYPES, Camera
+from twin_env.embedded.cameras import Camera
 from twin_env.embedded.expert import Expert
 from twin_env.embedded.motion import follow, stretch
 from twin_env.embedded.robot import ARM_JOINTS, SIDES, Arm, load_arm
@@ -91,7 +92,7 @@ class EmbeddedTask(Expert):
         self.arms: dict[str, Arm] = {side: load_arm(self._scene, side) for side in SIDES}
         self.actors: list[Actor] = []
         self._cameras: list[Camera] = self._add_cameras(self._scene) if render else []
-        self._observer: Camera | None = None
+        self._observers: dict[tuple[int, int], Camera] = {}
         self._tick = 0
         self.load_actors()
         for _ in range(SETTLE_TICKS):
@@ -177,7 +178,7 @@ class EmbeddedTask(Expert):
     def close_env(self, clear_cache: bool = False) -> None:
         """Drop the scene; the next `setup_demo` builds a new one."""
         self._scene = None
-        self.arms, self.actors, self._cameras, self._observer = {}, [], [], None
+        self.arms, self.actors, self._cameras, self._observers = {}, [], [], {}
 
     # Ours ---------------------------------------------------------------------------------
 
@@ -209,10 +210,10 @@ class EmbeddedTask(Expert):
         if size is None:
             camera = self._cameras[0]
         else:
-            if self._observer is None:
-                kind = cameras.CameraType(*size, fovy_rad=0.72)
-                self._observer = cameras.observer_camera(self.scene, kind)
-            camera = self._observer
+            if size not in self._observers:
+                kind = CameraType(*size, fovy_rad=0.72)
+                self._observers[size] = cameras.observer_camera(self.scene, kind)
+            camera = self._observers[size]
         self.scene.sapien.update_render()
         camera.expose()
         return camera.rgb()
@@ -229,9 +230,6 @@ class EmbeddedTask(Expert):
 
     def _add_cameras(self, scene: Scene) -> list[Camera]:
         wanted = self.config["camera"]
-        for key in ("head_camera_type", "wrist_camera_type"):
-            if wanted[key] not in CAMERA_TYPES:
-                raise unknown(f"camera.{key}", wanted[key], CAMERA_TYPES)
         rig = []
         if wanted["collect_head_camera"]:
             kind = CAMERA_TYPES[wanted["head_camera_type"]]

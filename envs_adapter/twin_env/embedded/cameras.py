@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import sapien
 from numpy.typing import NDArray
 
+from twin_env.camera_types import CameraType
 from twin_env.embedded.robot import Arm
 from twin_env.embedded.rotations import Array, matrix_to_quaternion, rotation_y
 from twin_env.embedded.scene import Scene
@@ -23,23 +21,6 @@ OBSERVER_LOOKS_AT_M = np.array([0.0, -0.20, 0.85])
 
 HEAD, LEFT_WRIST, RIGHT_WRIST = "head_camera", "left_camera", "right_camera"
 OBSERVER = "observer_camera"
-
-
-@dataclass(frozen=True)
-class CameraType:
-    """Picture size and field of view of a camera model."""
-
-    width: int
-    height: int
-    fovy_rad: float
-
-
-CAMERA_TYPES = {
-    "D435": CameraType(320, 240, math.radians(37.0)),
-    "Large_D435": CameraType(640, 480, math.radians(37.0)),
-    "L515": CameraType(320, 180, math.radians(45.0)),
-    "Large_L515": CameraType(640, 360, math.radians(45.0)),
-}
 
 
 class Camera:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,10 @@ import sapien
 from twin_env.embedded import materials
 from twin_env.embedded.materials import Finish
 from twin_env.embedded.motion import PHYSICS_HZ
-from twin_env.embedded.rotations import Array
 
 ASSETS = Path(__file__).with_name("assets")
 TABLE_TOP_M = 0.74
 TABLE_SIZE_M = (1.24, 0.74, 0.04)
-
-logger = logging.getLogger(__name__)
 
 
 class RenderingUnavailableError(RuntimeError):
@@ -203,9 +199,3 @@ def _add_part(
     if visible:
         add_visual = getattr(builder, f"add_{part.kind}_visual")
         add_visual(pose, **size, material=part.finish.render_material())
-
-
-def pose_of(position_m: Array, rotation_quaternion: Array) -> sapien.Pose:
-    return sapien.Pose(
-        np.asarray(position_m, np.float32), np.asarray(rotation_quaternion, np.float32)
-    )
