@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,9 +53,8 @@ def find_policy(name_or_path: str) -> Path:
     Raises:
         ValueError: if there is none; the message names the nearest one.
     """
-    as_path = Path(name_or_path)
-    if len(as_path.parts) > 1 or name_or_path in {".", ".."}:
-        folder = as_path.resolve()
+    if os.sep in name_or_path or name_or_path in {".", ".."}:
+        folder = Path(name_or_path).resolve()
         if not (folder / SETTINGS_FILE).exists():
             raise ValueError(f"a policy folder has a {SETTINGS_FILE}: {folder} has none")
     elif name_or_path in list_policies():
@@ -134,15 +135,43 @@ def find_checkpoint(
     return several[0] if several else None
 
 
-def digest_folder(folder: Path, patterns: tuple[str, ...] = ("*",)) -> str:
-    """16 hex digits over names and contents of the folder's files that match a pattern."""
+def digest_policy(folder: Path) -> str:
+    """16 hex digits over every file of the policy folder and the code around it.
+
+    That code is the modules of `twin_*` packages beside the folder, which it may import, and the
+    loop that plays an episode.
+    """
+    files = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    files += folder.parent.glob("twin_*/**/*.py")
+    named = {path.relative_to(folder.parent).as_posix(): path for path in files}
+    return _digest({**named, "episode.py": Path(__file__).with_name("episode.py")})
+
+
+def digest_checkpoint(checkpoint: Path) -> str:
+    """16 hex digits over the folder's own files: no sub-folders, hidden or unfinished files."""
+    paths: Iterable[Path] = [checkpoint] if checkpoint.is_file() else checkpoint.iterdir()
+    whole = [p for p in paths if not p.name.startswith(".") and ".part" not in p.suffixes]
+    return _digest({path.name: path for path in whole})
+
+
+def _digest(named: Mapping[str, Path]) -> str:
+    """Over names and contents; what is no file is left out."""
     digest = hashlib.sha256()
-    files = {path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}
-    for path in sorted(files):
-        if "__pycache__" in path.parts:
+    for name, path in sorted(named.items()):
+        if not path.is_file():
             continue
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def read_training_progress(checkpoint: Path) -> str:
+    """E.g. `26 of 60 steps: training has not finished`; empty if it has, or nothing says so."""
+    try:
+        values = json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8"))
+        done, wanted = int(values["steps"]), int(values["train_config"]["num_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"{done} of {wanted} steps: training has not finished" if done < wanted else ""

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from twin_env.task_env import UnstableError
-from twin_env.workers import Died, Done, Raised, WorkerPool
+from twin_env.workers import Died, Done, WorkerPool
 from twin_eval.environments import EnvironmentSpec
 from twin_eval.files import write_text
 
 FORMAT = 1
 SEEDS_PER_GROUP = 100_000
 SEED_TIMEOUT_S = 600.0
+ATTEMPTS = 2
+"""A seed whose worker died is verified once more."""
 
-Verdict = Literal["ok", "expert_failed", "unstable", "error"]
+Verdict = Literal["ok", "expert_failed", "unstable"]
+"""What the scene is like. A crash says nothing about the scene, so it is no verdict."""
 
 
 class SeedPlanError(ValueError):
@@ -81,7 +85,9 @@ def load_plan(path: Path) -> SeedPlan:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
             raise SeedPlanError(f"{path}: plan format {values['format']}, not {FORMAT}: {remedy}")
-        plan = SeedPlan(**{**values, "entries": tuple(PlanEntry(**e) for e in values["entries"])})
+        # Plans once held crashes as `error`: from the first one on, seeds are verified again.
+        sound = itertools.takewhile(lambda e: e["verdict"] != "error", values["entries"])
+        plan = SeedPlan(**{**values, "entries": tuple(PlanEntry(**entry) for entry in sound)})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise SeedPlanError(f"{path} is no seed plan ({error!r}): {remedy}") from error
     if [entry.seed for entry in plan.entries] != list(range(plan.first_seed, plan.next_seed)):
@@ -95,21 +101,30 @@ def save_plan(plan: SeedPlan, path: Path) -> None:
 
 
 def open_plan(
-    path: Path, environment: EnvironmentSpec, group: int, *, refresh: bool = False
+    path: Path,
+    environment: EnvironmentSpec,
+    group: int,
+    *,
+    refresh: bool = False,
+    replace_stale: bool = False,
 ) -> SeedPlan:
     """The plan at `path`, or an empty one for this environment.
 
+    Args:
+        refresh: always begin with an empty plan.
+        replace_stale: begin with an empty plan if the one at `path` is damaged or stale.
+
     Raises:
-        SeedPlanError: if the plan was made for another environment and `refresh` is not set.
+        SeedPlanError: if the plan is damaged or was made for another environment.
     """
     now = environment.fingerprint()
     empty = SeedPlan(environment.task, environment.config_name, first_seed(group), now)
-    if not path.exists():
+    if refresh or not path.exists():
         return empty
     try:
         plan = load_plan(path)
     except SeedPlanError:
-        if refresh:
+        if replace_stale:
             return empty
         raise
     changes = [
@@ -121,7 +136,7 @@ def open_plan(
         changes.append(f"it is of {plan.task}, {plan.config}, from seed {plan.first_seed}")
     if not changes:
         return plan
-    if refresh:
+    if replace_stale:
         return empty
     raise SeedPlanError(
         f"the seed plan {path} was made for another environment:\n  "
@@ -131,7 +146,7 @@ def open_plan(
 
 
 def verify_seed(environment: EnvironmentSpec, seed: int) -> PlanEntry:
-    """Lets the expert do the scene of `seed` once."""
+    """Lets the expert do the scene of `seed` once; what breaks otherwise is raised."""
     env = environment.make()
     try:
         env.setup_demo(now_ep_num=0, seed=seed, is_test=True, **environment.config)
@@ -143,8 +158,6 @@ def verify_seed(environment: EnvironmentSpec, seed: int) -> PlanEntry:
         return PlanEntry(seed, "ok")
     except UnstableError as error:
         return PlanEntry(seed, "unstable", str(error))
-    except Exception as error:  # noqa: BLE001 - any crash of the scene is a verdict, not our end
-        return PlanEntry(seed, "error", f"{type(error).__name__}: {error}")
     finally:
         env.close_env()
 
@@ -161,11 +174,13 @@ def extend_plan(
     """The plan with at least `n` usable seeds, verified in parallel.
 
     Each wave verifies as many seeds as are missing, so the plan depends on `n` alone and never on
-    the number of workers or on which of them was faster. `save` is called after each wave;
-    `progress` is told the number of seeds verified since the last call.
+    the number of workers or on which of them was faster. `save` is called after each wave, also
+    with what was verified up to a crash; `progress` is told the number of seeds verified since the
+    last call.
 
     Raises:
-        SeedPlanError: if the expert fails so often that the plan would not end.
+        SeedPlanError: if the expert fails so often that the plan would not end, or if a seed could
+            not be verified because something crashed.
     """
     budget = 20 + 3 * n
     target = functools.partial(verify_seed, environment)
@@ -174,22 +189,41 @@ def extend_plan(
             if len(plan.entries) + missing > budget:
                 raise SeedPlanError(_hopeless(plan))
             wave = range(plan.next_seed, plan.next_seed + missing)
-            verdicts: dict[int, PlanEntry] = {}
-            for seed, outcome in pool.run(wave):
-                verdicts[seed] = (
-                    outcome.value
-                    if isinstance(outcome, Done)
-                    else PlanEntry(seed, "error", _describe(outcome))
-                )
-                progress(1)
-            entries = plan.entries + tuple(verdicts[seed] for seed in wave)
-            plan = SeedPlan(plan.task, plan.config, plan.first_seed, plan.fingerprint, entries)
+            entries, crash = _verify_wave(pool, wave, progress)
+            plan = replace(plan, entries=plan.entries + entries)
             save(plan)
+            if crash:
+                raise SeedPlanError(
+                    f"{crash}; `twinbench doctor` says what is amiss. The "
+                    f"{len(plan.entries)} seeds before are kept: mend that and run the same "
+                    "command again."
+                )
     return plan
 
 
-def _describe(outcome: Raised | Died) -> str:
-    return outcome.reason if isinstance(outcome, Died) else outcome.error_text
+def _verify_wave(
+    pool: WorkerPool, wave: Sequence[int], progress: Callable[[int], object]
+) -> tuple[tuple[PlanEntry, ...], str]:
+    """Entries up to the first gap, and the crash that ended the wave early (empty if none did)."""
+    verdicts: dict[int, PlanEntry] = {}
+    crash = ""
+    waiting = list(wave)
+    for attempt in range(1, ATTEMPTS + 1):
+        if not waiting:
+            break
+        jobs, waiting = waiting, []
+        for seed, outcome in pool.run(jobs):
+            if isinstance(outcome, Done):
+                verdicts[seed] = outcome.value
+                progress(1)
+            elif isinstance(outcome, Died) and attempt < ATTEMPTS:
+                waiting.append(seed)
+            else:
+                reason = outcome.reason if isinstance(outcome, Died) else outcome.error_text
+                crash, waiting = f"seed {seed} could not be verified: {reason}", []
+                break
+    known = itertools.takewhile(verdicts.__contains__, wave)
+    return tuple(verdicts[seed] for seed in known), crash
 
 
 def _hopeless(plan: SeedPlan) -> str:

@@ -40,10 +40,19 @@ def test_parts_come_in_order_and_share_their_folders() -> None:
     collect, train, trained = parts[0].words, parts[1].words, parts[2].words
     assert collect[:2] == ("collect", "beat_block_hammer")
     assert collect[collect.index("--episodes") + 1] == "5"
-    assert train == ("train", "beat_block_hammer", "dp_resnet_demo")
+    assert train[:3] == ("train", "beat_block_hammer", "dp_resnet_demo")
+    assert train[3:] == ("--config", "demo_clean", "--episodes", "5")
     checkpoint = trained[trained.index("--checkpoint") + 1]
     assert checkpoint == "outputs/checkpoints/beat_block_hammer/dp_resnet_demo"
     assert trained[trained.index("--episodes") + 1] == "7"
+
+
+def test_paths_of_configs_give_folders_by_their_names() -> None:
+    words = ("--config", "my/cluttered.yml", "--policy-config", "my/small.yml")
+    _, train, trained, *_ = (part.words for part in demo.plan_parts(arguments(*words)))
+    assert train[train.index("--config") + 1] == "cluttered"
+    checkpoint = trained[trained.index("--checkpoint") + 1]
+    assert checkpoint == "outputs/checkpoints/beat_block_hammer/small"
 
 
 @pytest.mark.parametrize("number", range(5))

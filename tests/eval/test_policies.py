@@ -1,5 +1,6 @@
 """Policy folders: found, checked and imported as RoboTwin does."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,6 +18,16 @@ def test_reference_policies_are_found_by_name() -> None:
 
 def test_a_path_is_a_policy_too() -> None:
     assert policies.find_policy(str(FOLDERS / "scripted")) == FOLDERS / "scripted"
+
+
+@pytest.mark.parametrize(
+    ("where", "given"), [("", "./scripted"), ("", "scripted/"), ("scripted", ".")]
+)
+def test_a_relative_path_is_a_policy_too(
+    monkeypatch: pytest.MonkeyPatch, where: str, given: str
+) -> None:
+    monkeypatch.chdir(FOLDERS / where)
+    assert policies.find_policy(given) == FOLDERS / "scripted"
 
 
 def test_a_folder_without_settings_is_no_policy(tmp_path: Path) -> None:
@@ -79,11 +90,50 @@ def test_checkpoint_by_default(tmp_path: Path) -> None:
     assert policies.find_checkpoint("task", "dp", tmp_path) == tmp_path / "task" / "dp"
 
 
-def test_digest_depends_on_names_and_contents(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("1")
-    first = policies.digest_folder(tmp_path)
-    assert policies.digest_folder(tmp_path) == first
-    (tmp_path / "a").rename(tmp_path / "b")
-    renamed = policies.digest_folder(tmp_path)
-    (tmp_path / "b").write_text("2")
-    assert len({first, renamed, policies.digest_folder(tmp_path)}) == 3
+@pytest.mark.parametrize("change", ["dp/a.py", "dp/tables/x.npy", "twin_policy/sub/net.py"])
+def test_digest_of_a_policy_covers_its_files_and_shared_packages(
+    tmp_path: Path, change: str
+) -> None:
+    (tmp_path / "dp").mkdir()
+    before = policies.digest_policy(tmp_path / "dp")
+    path = tmp_path / change
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1")
+    added = policies.digest_policy(tmp_path / "dp")
+    path.write_text("2")
+    assert len({before, added, policies.digest_policy(tmp_path / "dp")}) == 3
+
+
+def test_digest_of_a_policy_leaves_out_what_python_caches_and_other_policies(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "dp").mkdir()
+    before = policies.digest_policy(tmp_path / "dp")
+    for name in ("dp/__pycache__/a.pyc", "other/a.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert policies.digest_policy(tmp_path / "dp") == before
+
+
+def test_digest_of_a_checkpoint_is_of_its_own_finished_files(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    first = policies.digest_checkpoint(tmp_path)
+    (tmp_path / ".weights.7.part").touch()
+    (tmp_path / "weights.part").touch()
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "journal").touch()
+    assert policies.digest_checkpoint(tmp_path) == first
+    (tmp_path / "weights").rename(tmp_path / "heavies")
+    renamed = policies.digest_checkpoint(tmp_path)
+    (tmp_path / "heavies").write_text("2")
+    assert len({first, renamed, policies.digest_checkpoint(tmp_path)}) == 3
+
+
+def test_unfinished_training_is_told(tmp_path: Path) -> None:
+    assert policies.read_training_progress(tmp_path) == ""
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"steps": 26, "train_config": {"num_steps": 60}}))
+    told = "26 of 60 steps: training has not finished"
+    assert policies.read_training_progress(tmp_path) == told
+    path.write_text(json.dumps({"steps": 60, "train_config": {"num_steps": 60}}))
+    assert policies.read_training_progress(tmp_path) == ""

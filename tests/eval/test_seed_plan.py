@@ -43,11 +43,42 @@ def test_verdicts_have_reasons() -> None:
     assert (unstable.verdict, unstable.reason) == ("unstable", "the number rolls")
 
 
-def test_a_crash_of_the_scene_is_a_verdict() -> None:
-    broken: Any = dataclasses.replace(ENVIRONMENT, config={"seed": 1})
-    entry = verify_seed(broken, 100_000)
-    assert entry.verdict == "error"
-    assert "TypeError" in entry.reason
+def with_config(**config: Any) -> EnvironmentSpec:
+    return dataclasses.replace(ENVIRONMENT, config={"save_freq": 15, **config})
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"), [("raise_on", "RuntimeError: no Vulkan device"), ("die_on", "SIGKILL")]
+)
+def test_a_crash_is_no_verdict_and_keeps_the_seeds_before(
+    tmp_path: Path, trouble: str, reason: str
+) -> None:
+    path = tmp_path / "plan.json"
+    broken = with_config(**{trouble: 100_002})
+    with pytest.raises(SeedPlanError, match=rf"seed 100002 .*{reason}.*twinbench doctor.*2 seeds"):
+        extend_plan(
+            open_plan(path, broken, 0), broken, 4, workers=1, save=lambda p: save_plan(p, path)
+        )
+    assert load_plan(path).usable() == [100_000, 100_001]
+    assert grow(path, 4).usable() == [100_000, 100_001, 100_002, 100_004]
+
+
+def test_a_death_is_retried_once(tmp_path: Path) -> None:
+    once = with_config(die_on=100_001, marker=str(tmp_path / "died"))
+    plan = open_plan(tmp_path / "plan.json", once, 0)
+    plan = extend_plan(plan, once, 3, workers=1, save=lambda grown: None)
+    assert plan.usable() == [100_000, 100_001, 100_002]
+    assert (tmp_path / "died").exists()
+
+
+def test_errors_of_an_old_plan_are_verified_again(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    whole = grow(path, 4)
+    values = json.loads(path.read_text())
+    values["entries"][1] = {"seed": 100_001, "verdict": "error", "reason": "no Vulkan"}
+    path.write_text(json.dumps(values))
+    assert open_plan(path, ENVIRONMENT, 0).entries == whole.entries[:1]
+    assert grow(path, 4) == whole
 
 
 def test_plan_keeps_seed_order_and_skips_what_the_expert_cannot_do(tmp_path: Path) -> None:
@@ -78,8 +109,14 @@ def test_stale_plan_is_refused_with_difference_and_remedy_or_rebuilt(tmp_path: P
     changed = dataclasses.replace(ENVIRONMENT, config={"save_freq": 10})
     with pytest.raises(SeedPlanError, match=r"(?s)save_freq: 15 then, 10 now.*--refresh-plan"):
         open_plan(path, changed, 0)
-    assert open_plan(path, changed, 0, refresh=True).entries == ()
-    assert len(open_plan(path, ENVIRONMENT, 0, refresh=True).usable()) == 3
+    assert open_plan(path, changed, 0, replace_stale=True).entries == ()
+    assert len(open_plan(path, ENVIRONMENT, 0, replace_stale=True).usable()) == 3
+
+
+def test_refresh_begins_with_an_empty_plan_though_it_fits(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    grow(path, 3)
+    assert open_plan(path, ENVIRONMENT, 0, refresh=True).entries == ()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"format": 1}'])
@@ -102,10 +139,10 @@ def test_plan_with_a_gap_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_expert_that_never_succeeds_ends_with_the_reasons(tmp_path: Path) -> None:
-    broken = dataclasses.replace(ENVIRONMENT, config={"seed": 1})
-    plan = open_plan(tmp_path / "plan.json", broken, 0)
-    with pytest.raises(SeedPlanError, match=r"only 0 of \d+ seeds.*TypeError"):
-        extend_plan(plan, broken, 5, workers=1, save=lambda grown: None)
+    hopeless = with_config(hopeless=True)
+    plan = open_plan(tmp_path / "plan.json", hopeless, 0)
+    with pytest.raises(SeedPlanError, match=r"only 0 of \d+ seeds.*found no motion"):
+        extend_plan(plan, hopeless, 5, workers=1, save=lambda grown: None)
 
 
 def test_seed_groups_are_robotwins() -> None:

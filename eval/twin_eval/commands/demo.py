@@ -85,21 +85,23 @@ def plan_parts(args: argparse.Namespace) -> list[Part]:
     """The sub-commands, in order."""
     workers = ("--workers", str(args.workers))
     collect = ("collect", args.task, "--config", args.config, *workers)
-    train = ("train", args.task, args.policy_config, *shlex.split(args.train_options))
+    demonstrations = ("--episodes", str(args.demonstrations))
+    train = ("train", args.task, args.policy_config, "--config", Path(args.config).stem)
+    train = (*train, *demonstrations, *shlex.split(args.train_options))
     parts = [
         Part(
             "collect",
             f"record {args.demonstrations} demonstrations of {args.task} by the scripted expert",
-            (*collect, "--episodes", str(args.demonstrations)),
+            (*collect, *demonstrations),
         ),
         Part("train", f"train {args.policy_config} on them", train),
     ]
-    checkpoint = Path("outputs/checkpoints") / args.task / args.policy_config
+    checkpoint = Path("outputs/checkpoints") / args.task / Path(args.policy_config).stem
     for policy in POLICIES:
         words = [
             *("eval", args.task, policy, "--config", args.config, *workers),
             *("--episodes", str(args.episodes), "--videos", str(args.videos)),
-            *("--out", str(folder_of(args, policy)), "--refresh-plan"),
+            *("--out", str(folder_of(args, policy)), "--if-plan-stale", "refresh"),
             *("--if-changed", "set-aside"),
         ]
         if policy == TRAINED:

@@ -18,7 +18,14 @@ from twin_env import load_env_config
 from twin_eval.environments import EnvironmentSpec
 from twin_eval.files import write_text
 from twin_eval.journal import Journal, open_journal
-from twin_eval.policies import digest_folder, find_checkpoint, find_policy, read_usr_args
+from twin_eval.policies import (
+    digest_checkpoint,
+    digest_policy,
+    find_checkpoint,
+    find_policy,
+    read_training_progress,
+    read_usr_args,
+)
 from twin_eval.provenance import describe_host, usable_cores
 from twin_eval.records import EpisodeRecord
 from twin_eval.report import episodes_csv, summarise, summary_csv, summary_text
@@ -80,7 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a setting of the policy's deploy_policy.yml (may be repeated)",
     )
     parser.add_argument(
-        "--refresh-plan", action="store_true", help="verify the seeds anew if their plan is stale"
+        "--refresh-plan",
+        action="store_true",
+        help="verify all seeds anew, whatever their plan says",
+    )
+    parser.add_argument(
+        "--if-plan-stale",
+        choices=("refuse", "refresh"),
+        default="refuse",
+        help="what to do with a damaged plan or one of another environment (default: %(default)s)",
     )
     parser.add_argument(
         "--if-changed",
@@ -102,17 +117,22 @@ def run(args: argparse.Namespace) -> int:
     )
     fingerprint = environment.fingerprint()
     policy = policy_spec(args)
+    checkpoint: str | None = policy.usr_args["checkpoint_path"]
     out: Path = args.out or Path("outputs/eval") / args.task / policy.name
     definition = {
         "environment": fingerprint,
         "config": environment.config_name,
         "policy": policy.name,
-        "policy_sources": digest_folder(policy.folder, ("*.py", "*.yml", "*.yaml")),
+        "policy_sources": digest_policy(policy.folder),
         "usr_args": {k: v for k, v in policy.usr_args.items() if k != "checkpoint_path"},
-        "checkpoint": checkpoint_digest(policy),
+        "checkpoint": digest_checkpoint(Path(checkpoint)) if checkpoint else "none",
     }
+    training = read_training_progress(Path(checkpoint)) if checkpoint else ""
+    if checkpoint:
+        print(f"checkpoint: {checkpoint}" + (f" ({training})" if training else ""), flush=True)
+    provenance = {**describe_host(), "checkpoint_path": checkpoint, "training": training}
     with open_journal(
-        out, definition, describe_host(), set_aside=args.if_changed == "set-aside"
+        out, definition, provenance, set_aside=args.if_changed == "set-aside"
     ) as journal:
         plan = complete_plan(args, environment, policy)
         requests = plan_requests(
@@ -123,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         spec = RunSpec(environment=environment, policy=policy, folder=out)
         with EpisodeBar(journal, len(requests)) as bar:
             run_requests(spec, requests, journal, workers=args.workers, progress=bar.show)
-        records = journal.records[: len(requests)]
+        records = [record for record in journal.records if record.index < len(requests)]
         return write_report(out, records, title=f"{args.task}, {environment.config_name}")
 
 
@@ -146,12 +166,6 @@ def policy_spec(args: argparse.Namespace) -> PolicySpec:
     }
     usr_args = read_usr_args(folder, harness, parse_settings(args.settings))
     return PolicySpec(name=folder.name, folder=folder, usr_args=usr_args)
-
-
-def checkpoint_digest(policy: PolicySpec) -> str:
-    """Digest of the checkpoint's contents; `none` for a policy without one."""
-    path = policy.usr_args["checkpoint_path"]
-    return digest_folder(Path(path)) if path else "none"
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -177,7 +191,13 @@ def complete_plan(
 ) -> SeedPlan:
     """The seed plan with enough usable seeds; verifies what is missing."""
     path = plan_path(environment, args.seed, PLANS)
-    plan = open_plan(path, environment, args.seed, refresh=args.refresh_plan)
+    plan = open_plan(
+        path,
+        environment,
+        args.seed,
+        refresh=args.refresh_plan,
+        replace_stale=args.if_plan_stale == "refresh",
+    )
     missing = args.episodes - len(plan.usable())
     if missing <= 0:
         return plan
@@ -203,7 +223,7 @@ class EpisodeBar:
 
     def __init__(self, journal: Journal, total: int) -> None:
         self._counts: Counter[str] = Counter()
-        before = journal.records[:total]
+        before = [record for record in journal.records if record.index < total]
         self._counts.update(record.outcome for record in before)
         self._bar = tqdm(
             total=total, initial=len(before), desc="evaluate", unit="ep", **bar_options()
