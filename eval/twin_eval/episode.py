@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from twin_eval.environments import EnvironmentSpec
 from twin_eval.records import EpisodeRecord, Outcome
@@ -40,6 +43,17 @@ def draw_instruction(choices: Sequence[str], seed: int) -> str:
     return random.Random(seed).choice(choices) if choices else ""
 
 
+def seed_global_generators(seed: int) -> None:
+    """As RoboTwin's `setup_demo` does, for policies that draw from global generators.
+
+    Without it, their results would depend on which worker plays which episode.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - it is the global generator that policies draw from
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
 def run_episode(
     environment: EnvironmentSpec,
     policy: ModuleType,
@@ -58,6 +72,7 @@ def run_episode(
     env: Any = None
     outcome: Outcome
     instruction = ""
+    seed_global_generators(request.seed)
     try:
         env = environment.make()
         env.setup_demo(
@@ -87,6 +102,7 @@ def run_episode(
         outcome=outcome,
         reason=reason,
         steps=steps,
+        clamped_actions=int(getattr(env, "clamped_actions", 0)),
         instruction=instruction,
         wall_s=round(time.perf_counter() - started, 3),
         attempts=request.attempt,

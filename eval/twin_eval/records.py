@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of `EpisodeRecord` and of the journal's lines; raised whenever a field changes."""
 
 Outcome = Literal["success", "failure", "error"]
@@ -33,6 +33,8 @@ class EpisodeRecord:
     """Why it failed or what broke; empty for a success."""
     steps: int
     """Actions taken (`take_action_cnt`)."""
+    clamped_actions: int
+    """Actions outside the joint limits, clamped by the simulator; 0 where it does not count."""
     instruction: str
     """The sentence that the policy was given."""
     wall_s: float

@@ -18,6 +18,7 @@ EPISODE_COLUMNS = (
     "seed",
     "outcome",
     "steps",
+    "clamped_actions",
     "reason",
     "instruction",
     "policy_seed",

@@ -197,6 +197,7 @@ def _to_record(run: RunSpec, request: EpisodeRequest, outcome: Any) -> EpisodeRe
         outcome="error",
         reason=reason,
         steps=0,
+        clamped_actions=0,
         instruction="",
         wall_s=0.0,
         attempts=request.attempt,

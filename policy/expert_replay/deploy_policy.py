@@ -6,6 +6,7 @@ sending a smooth motion through `take_action`.
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import Any
 
 
@@ -16,6 +17,8 @@ def get_model(usr_args: dict[str, Any]) -> None:
 def eval(TASK_ENV: Any, model: None, observation: dict[str, Any]) -> None:
     """Plays the expert's actions for this scene, float64 (T, Da), until success or the step limit.
 
+    After the last one it stays there: played from the start again, they would fit no scene.
+
     Raises:
         RuntimeError: if the simulator cannot tell them.
     """
@@ -25,7 +28,8 @@ def eval(TASK_ENV: Any, model: None, observation: dict[str, Any]) -> None:
             "expert_replay needs a simulator with `expert_actions()`: "
             f"{type(TASK_ENV).__name__} has none; evaluate it with --backend embedded"
         )
-    for action in expert_actions():
+    actions = expert_actions()
+    for action in chain(actions, repeat(actions[-1])):
         if TASK_ENV.eval_success or TASK_ENV.take_action_cnt >= TASK_ENV.step_lim:
             return
         TASK_ENV.take_action(action)

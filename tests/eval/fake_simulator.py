@@ -1,11 +1,16 @@
 """A simulator for the harness's tests: RoboTwin's interface, no physics, all by the seed.
 
 A scene is solved by an action whose first number is the scene's target. The expert fails on seeds
-that end in 3 and the scene is unstable on seeds that end in 7.
+that end in 3 and the scene is unstable on seeds that end in 7. Of the config, `hopeless` lets the
+expert always fail, `raise_on` is a seed that raises, and `die_on` one that kills the process:
+always, or once if `marker` is a file to be made by it.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,11 +52,20 @@ class FakeEnv:
     ) -> None:
         if seed % 10 == 7:
             raise UnstableError("the number rolls")
+        if seed == config.get("raise_on"):
+            raise RuntimeError("no Vulkan device")
+        if seed == config.get("die_on"):
+            marker = Path(config.get("marker", ""))
+            if not marker.is_file():
+                if config.get("marker"):
+                    marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        self.hopeless = bool(config.get("hopeless"))
         self.seed = seed
         self.target = float(np.random.default_rng(seed).uniform(-1, 1))
 
     def play_once(self) -> dict[str, Any]:
-        self.plan_success = self.seed % 10 != 3
+        self.plan_success = self.seed % 10 != 3 and not self.hopeless
         self.eval_success = True
         return {}
 

@@ -42,6 +42,18 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert command.help in listed
 
 
+@pytest.mark.parametrize(("device", "state"), [("cuda", "ok"), ("cpu", "missing")])
+def test_an_old_mesa_matters_only_where_the_cpu_renders(
+    monkeypatch: pytest.MonkeyPatch, device: str, state: str
+) -> None:
+    from twin_eval.commands import doctor
+
+    summary = "GPU: llvmpipe (LLVM 15)\n  Supported: 1\n"
+    monkeypatch.setattr(doctor, "probe", lambda code: ({"device": device, "summary": summary}, ""))
+    monkeypatch.setattr(doctor, "mesa_version", lambda: "22.3.6")
+    assert doctor.check_vulkan().state == state
+
+
 @pytest.mark.parametrize(("typo", "meant"), [("evall", "eval"), ("docter", "doctor")])
 def test_unknown_command_names_the_nearest(
     typo: str, meant: str, capsys: pytest.CaptureFixture[str]

@@ -124,6 +124,34 @@ def test_reference_policies_are_ceiling_and_floor(name: str, outcome: str) -> No
     assert record.instruction == "reach it"
 
 
+def test_expert_replay_stays_at_its_last_action() -> None:
+    module = import_policy(Path("policy/expert_replay"))
+    env = FakeEnv()
+    played: list[float] = []
+
+    def take_action(action: Any) -> None:
+        played.append(action[0])
+        env.take_action_cnt += 1
+
+    simulator: Any = env
+    simulator.take_action = take_action
+    simulator.expert_actions = lambda: np.arange(3.0)[:, None]
+    module.eval(simulator, None, {})
+    assert played == [0.0, 1.0] + [2.0] * 18
+
+
+def test_clamped_actions_are_recorded() -> None:
+    class Env(FakeEnv):
+        clamped_actions = 3
+
+    environment: Any = SimpleNamespace(task="reach_number", config={}, make=Env)
+    policy: Any = SimpleNamespace(eval=solve, reset_model=lambda model: None)
+    request = EpisodeRequest(index=0, seed=100_001, instruction_type="unseen")
+    record = run_episode(environment, policy, None, request, policy_name="p", policy_seed=0)
+    assert record.clamped_actions == 3
+    assert play(100_001, solve).clamped_actions == 0
+
+
 def test_expert_replay_says_which_simulators_can() -> None:
     module = import_policy(Path("policy/expert_replay"))
     with pytest.raises(RuntimeError, match=r"expert_actions.*--backend embedded"):

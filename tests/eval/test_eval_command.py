@@ -1,6 +1,7 @@
 """`twinbench eval` on a fake simulator: whole runs in processes of their own."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -83,6 +84,28 @@ def test_workers_change_nothing_but_times(undisturbed: Path, tmp_path: Path) -> 
     status, output = evaluate(tmp_path, workers=2)
     assert status == 0, output
     assert untimed(tmp_path) == untimed(undisturbed)
+
+
+def test_global_generators_depend_on_the_episode_alone(tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("two", 2)):
+        words = ("--set", "mode=draw")
+        status, output = evaluate(tmp_path / name, *words, workers=workers, episodes=6)
+        assert status == 0, output
+    assert untimed(tmp_path / "one") == untimed(tmp_path / "two")
+    assert len({row["steps"] for row in rows(tmp_path / "one")}) > 2
+
+
+def test_the_checkpoint_is_named_before_the_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "weights"
+    checkpoint.mkdir()
+    provenance = {"steps": 26, "train_config": {"num_steps": 60}}
+    (checkpoint / "provenance.json").write_text(json.dumps(provenance))
+    status, output = evaluate(tmp_path, "--checkpoint", str(checkpoint), episodes=1)
+    assert status == 0, output
+    training = "26 of 60 steps: training has not finished"
+    assert f"checkpoint: {checkpoint} ({training})" in output
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["provenance"]["training"] == training
 
 
 def test_kill_9_and_resume_loses_and_doubles_nothing(undisturbed: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def record(index: int = 0, outcome: Outcome = "success", steps: int = 10) -> Epi
         outcome=outcome,
         reason="" if outcome == "success" else "because, of\nthis",
         steps=steps,
+        clamped_actions=2,
         instruction="reach",
         wall_s=0.5,
         attempts=1,
@@ -34,8 +35,8 @@ def test_record_survives_json() -> None:
 
 
 def test_record_of_another_schema_is_refused() -> None:
-    with pytest.raises(ValueError, match="schema 1: got 2"):
-        record_from_dict({**record_to_dict(record()), "schema": 2})
+    with pytest.raises(ValueError, match="schema 2: got 1"):
+        record_from_dict({**record_to_dict(record()), "schema": 1})
 
 
 def test_record_with_missing_and_unexpected_fields_is_refused() -> None:
@@ -74,7 +75,9 @@ def test_csv_columns_and_order() -> None:
     assert [line["index"] for line in lines] == ["0", "1", "2"]
     assert [line["outcome"] for line in lines] == ["success", "failure", "error"]
     assert lines[2]["reason"] == "because, of\nthis"
-    assert {"task", "policy", "seed", "outcome", "steps", "reason"} <= set(lines[0])
+    assert {"task", "policy", "seed", "outcome", "steps", "clamped_actions", "reason"} <= set(
+        lines[0]
+    )
     header = summary_csv(summarise([record()])).splitlines()[0].split(",")
     wanted = "task policy n successes rate wilson_low wilson_high errors mean_steps wall_s"
     assert header == wanted.split()

@@ -128,7 +128,7 @@ def check_vulkan() -> Finding:
         return Finding("Vulkan", "missing", f"no device: {error}", remedy)
     names = device_names(found["summary"])
     text = "; ".join(names) or f"{found['device']} device"
-    software = any("llvmpipe" in name.lower() for name in names)
+    software = found["device"] == "cpu" and any("llvmpipe" in name.lower() for name in names)
     mesa = mesa_version() if software else ""
     if mesa:
         text += f", Mesa {mesa}"
