@@ -4,9 +4,12 @@ import csv
 import dataclasses
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from twin_eval.commands.eval import EpisodeBar
 from twin_eval.figures import save_figure, success_figure
 from twin_eval.records import EpisodeRecord, Outcome, record_from_dict, record_to_dict
 from twin_eval.report import episodes_csv, summarise, summary_csv, summary_text
@@ -98,3 +101,10 @@ def test_figure_shows_rate_and_n(tmp_path: Path) -> None:
     save_figure(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_the_bar_counts_episodes_of_the_plan_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    journal: Any = SimpleNamespace(records=[record(0), record(7)])
+    with EpisodeBar(journal, 5):
+        pass
+    assert "1/5" in capsys.readouterr().err
