@@ -83,7 +83,10 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
         raise FileNotFoundError(f"no checkpoint folder {folder}")
     for name in (*FIXED, PROVENANCE, WEIGHTS):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: not a whole checkpoint: {name} is missing")
+            raise CheckpointError(
+                f"{folder}: not a whole checkpoint: {name} is missing: make one with "
+                f"`bash train.sh TASK POLICY --out {folder}`"
+            )
     stored = read_yaml(folder / "config.yaml")
     _check_version(folder, stored.get("format_version"))
     _check_header(folder)

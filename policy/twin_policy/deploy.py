@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,19 @@ import torch
 
 from twin_policy.agent import Agent
 from twin_policy.checkpoint import load_checkpoint
+from twin_policy.config import NoiseSchedulerConfig
+from twin_policy.names import unknown
+from twin_policy.parsing import parse, plain
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one."""
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        ValueError: neither `auto`, `cpu`, `cuda` nor `cuda:N`.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:N"))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -28,6 +38,7 @@ def get_model(usr_args: Mapping[str, Any]) -> Agent:
 
     Raises:
         FileNotFoundError: no checkpoint; the message names the command that makes one.
+        ValueError: an unknown device or sampler, with the nearest match; steps out of range.
         SpecMismatch: `left_arm_dim` and `right_arm_dim` are those of another robot.
     """
     path = usr_args.get("checkpoint_path")
@@ -44,7 +55,8 @@ def get_model(usr_args: Mapping[str, Any]) -> Agent:
     changes = {k: usr_args[k] for k in ("num_inference_steps", "sampler") if usr_args.get(k)}
     if changes:
         policy = checkpoint.policy
-        scheduler = dataclasses.replace(policy.config.noise_scheduler, **changes)
+        settings = plain(policy.config.noise_scheduler) | changes
+        scheduler = parse(NoiseSchedulerConfig, settings, source="usr_args")
         policy.config = dataclasses.replace(policy.config, noise_scheduler=scheduler)
     return Agent(checkpoint, n_action_steps=usr_args.get("n_action_steps"))
 

@@ -219,6 +219,12 @@ def test_the_policy_folder(drop_in: Any, tmp_path: Path) -> None:
     drop_in.reset_model(model)
     with pytest.raises(SpecMismatch, match="gives actions of 14 numbers, the environment takes 16"):
         drop_in.get_model(arguments | {"left_arm_dim": 7, "right_arm_dim": 7})
+    sampling = drop_in.get_model(arguments | {"sampler": "ddpm"}).policy.config.noise_scheduler
+    assert (sampling.sampler, sampling.num_inference_steps) == ("ddpm", 2)
+    with pytest.raises(ValueError, match="'sampler' 'dpm'; did you mean 'ddpm'"):
+        drop_in.get_model(arguments | {"sampler": "dpm"})
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        drop_in.get_model(arguments | {"device": "gpu"})
     for path in (None, str(tmp_path / "nowhere")):
         with pytest.raises(FileNotFoundError, match=r"`bash train\.sh toy dp_resnet`"):
             drop_in.get_model(arguments | {"checkpoint_path": path})

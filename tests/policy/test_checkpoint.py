@@ -85,7 +85,7 @@ def test_a_new_process_acts_alike(folder: Path) -> None:
 )
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+    with pytest.raises(CheckpointError, match=f"{name} is missing: .*`bash train.sh "):
         load_checkpoint(folder)
 
 
