@@ -17,7 +17,6 @@ from twin_train.dataset import (
     load_transitions,
     rows_of_step,
     split_episodes,
-    window_table,
 )
 
 SIZES = {"head_camera": (24, 32), "right_camera": (12, 16)}
@@ -28,36 +27,17 @@ def data(tmp_path: Path) -> Transitions:
     return load_transitions(write_episodes(tmp_path, 3), SIZES, threads=2, quiet=True)
 
 
-def test_window_table_golden() -> None:
-    """G9."""
-    table = window_table([5, 8], horizon=4, pad_before=1, pad_after=2)
-    expected = [
-        (0, 3, 1, 4),
-        (0, 4, 0, 4),
-        (1, 5, 0, 4),
-        (2, 5, 0, 3),
-        (3, 5, 0, 2),
-        (5, 8, 1, 4),
-        (5, 8, 0, 3),
-        (6, 8, 0, 2),
-    ]
-    assert [tuple(row) for row in table] == expected
-    assert len(window_table([150], horizon=8, pad_before=2, pad_after=5)) == 150
-    assert len(window_table([150], horizon=16, pad_before=1, pad_after=7)) == 143
-
-
-def test_windows_are_those_of_the_table(data: Transitions) -> None:
-    """With To 3 and H 8, padding by H - To gives one window a frame."""
+def test_windows_repeat_the_edges_of_their_episode(data: Transitions) -> None:
+    """G9. With To 3 and H 8 there is one window a frame, from 2 before it to 5 after it."""
     windows = Windows(data, [0, 1, 2], n_obs_steps=3, horizon=8)
-    table = window_table(np.cumsum(data.lengths), horizon=8, pad_before=2, pad_after=5)
-    assert len(windows) == len(table) == sum(data.lengths)
-    for steps, valid, (first, last, begin, end) in zip(
-        windows.steps.numpy(), windows.valid.numpy(), table, strict=True
-    ):
-        assert steps[begin:end].tolist() == list(range(first, last))
-        assert set(steps[:begin]) <= {first}
-        assert set(steps[end:]) <= {last - 1}
-        assert np.flatnonzero(valid).tolist() == list(range(begin, end))
+    assert len(windows) == sum(data.lengths)
+    rows = iter(zip(windows.steps.tolist(), windows.valid.tolist(), strict=True))
+    for start, length in zip(data.starts, data.lengths, strict=True):
+        for frame in range(length):
+            reach = range(frame - 2, frame + 6)
+            steps, valid = next(rows)
+            assert steps == [start + min(max(step, 0), length - 1) for step in reach]
+            assert valid == [0 <= step < length for step in reach]
 
 
 def test_actions_are_the_next_states(data: Transitions) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from training_fixtures import CONFIG, write_episodes
 
 from twin_policy.checkpoint import load_checkpoint
+from twin_policy.diffusion import DiffusionPolicy
 from twin_train.commands import train as command
 from twin_train.config import load_run_config
 from twin_train.loop import Interrupted, LossNotFinite, Result, learning_rate, read_log
@@ -161,11 +162,47 @@ def test_missing_episodes_name_the_command(run: Run, tmp_path: Path) -> None:
         run(tmp_path / "out", data=tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"holds 4 episodes, not 9: .*--episodes 9`"):
         run(tmp_path / "out", episodes=9)
+    with pytest.raises(FileNotFoundError, match=r"collect toy --config other --episodes 50`"):
+        run(tmp_path / "out", data=tmp_path / "nothing", env_config="other")
+    with pytest.raises(ValueError, match="episodes must be at least 1, and is 0"):
+        run(tmp_path / "out", episodes=0)
 
 
 def test_a_loss_that_explodes_stops_the_run(run: Run, tmp_path: Path) -> None:
     with pytest.raises(LossNotFinite, match=r"lower train\.lr"):
         run(tmp_path / "out", "train.lr=1e30")
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_weights_that_are_not_finite_do_not_replace_good_ones(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    """On Ctrl-C, and at a checkpoint between two log lines."""
+    folder, settings = tmp_path / "out", ["train.log_every=100", "train.val_every=100"]
+    with pytest.raises(Interrupted):
+        run(folder, *settings, stop=stop_after(5))
+    files = [folder / "model.safetensors", folder / "training_state" / "latest.safetensors"]
+    before = [path.read_bytes() for path in files]
+
+    def compute_loss(policy: DiffusionPolicy, *_: object, **__: object) -> torch.Tensor:
+        return sum(weight.sum() for weight in policy.parameters()) * torch.tensor(torch.nan)
+
+    monkeypatch.setattr(DiffusionPolicy, "compute_loss", compute_loss)
+    options = {"stop": stop_after(1)} if interrupted else {}
+    with pytest.raises(LossNotFinite, match=f"at step {6 if interrupted else 8}: lower"):
+        run(folder, *settings, **options)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_what_a_killed_run_left_is_removed(run: Run, tmp_path: Path) -> None:
+    left = [tmp_path / name for name in (".model.7.part.safetensors", ".run.7.part.yaml")]
+    left.append(tmp_path / "training_state" / ".latest.7.part.safetensors")
+    left[-1].parent.mkdir()
+    for path in left:
+        path.touch()
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop=stop_after(1))
+    assert not [path for path in left if path.exists()]
 
 
 def test_one_episode_trains_without_validation(run: Run, tmp_path: Path) -> None:
@@ -189,6 +226,28 @@ def test_the_command(
     assert stored["train"]["seed"] == 7
     assert stored["train"]["batch_size"] == 4
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--episodes", "0"], "--episodes must be at least 1, and is 0"),
+        (["--steps", "0"], "--steps must be at least 1, and is 0"),
+        (["--threads", "-1"], "--threads must be at least 1, and is -1"),
+        (["--device", "gpu"], "unknown device 'gpu'.*auto, cpu, cuda, cuda:N"),
+        (["--config", "demo_clen"], "unknown environment config 'demo_clen'.*'demo_clean'"),
+        (["--set", "train.checkpoint_every=0"], "checkpoint_every must be at least 1"),
+        (["--set", "train.val_windows=0"], "val_windows must be at least 1"),
+    ],
+)
+def test_a_faulty_argument_is_named(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        command.run(arguments("beat_block_hammer", "dp_resnet_demo", *words))
+
+
+def test_an_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown task 'beat_block_hamer'.*'beat_block_hammer'"):
+        command.run(arguments("beat_block_hamer", "dp_resnet_demo"))
 
 
 def test_an_unknown_policy_config_names_the_nearest() -> None:

@@ -46,7 +46,15 @@ class TrainConfig:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "noise_draws", "log_every", "val_every"):
+        for name in (
+            "num_steps",
+            "batch_size",
+            "noise_draws",
+            "val_windows",
+            "log_every",
+            "val_every",
+            "checkpoint_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
         if not 0 <= self.val_ratio < 1:

@@ -117,26 +117,6 @@ def _check_alike(episodes: Sequence[Episode], cameras: Mapping[str, tuple[int, i
                 )
 
 
-def window_table(
-    ends: Sequence[int], *, horizon: int, pad_before: int, pad_after: int
-) -> NDArray[np.int64]:
-    """Windows of `horizon` steps that may reach beyond an episode's edges.
-
-    Returns:
-        int (n, 4): [first, last) in the concatenated steps, and where in the window
-        [first, last) these lie; the rest of the window is padding.
-    """
-    rows = []
-    begin = 0
-    for end in ends:
-        length = end - begin
-        for start in range(-pad_before, length - horizon + pad_after + 1):
-            first, last = max(0, start), min(length, start + horizon)
-            rows.append((begin + first, begin + last, first - start, last - start))
-        begin = end
-    return np.array(rows, np.int64).reshape(-1, 4)
-
-
 class Windows:
     """Training windows of some of the episodes: one for each of their frames."""
 

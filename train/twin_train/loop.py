@@ -103,6 +103,7 @@ def train(
     recent = [torch.tensor(loss, device=device) for loss in state["recent"]]
 
     def save(step: int) -> None:
+        _check_finite(step, recent, policy)
         elapsed = time.perf_counter() - began
         unlogged = [float(loss) for loss in recent]
         reached = {"step": step, "seconds": elapsed, "val": val, "recent": unlogged}
@@ -148,13 +149,9 @@ def train(
             done = step + 1
             last = done == config.num_steps
             if done % config.log_every == 0 or last:
+                _check_finite(done, recent, policy)
                 mean = float(torch.stack(recent).mean())
                 recent.clear()
-                if not math.isfinite(mean):
-                    raise LossNotFinite(
-                        f"the loss is {mean} at step {done}: lower train.lr or set "
-                        "train.grad_clip_norm"
-                    )
                 log.write({"step": done, "loss": mean, "lr": lr})
                 progress.set_postfix({"loss": f"{mean:.4f}", **_shown(val)}, refresh=False)
             if validation is not None and (done % config.val_every == 0 or last):
@@ -169,6 +166,17 @@ def train(
         val=val,
         seconds=time.perf_counter() - began,
     )
+
+
+def _check_finite(step: int, losses: list[torch.Tensor], policy: nn.Module) -> None:
+    """Raises `LossNotFinite`: finite losses alone do not show what the last step did."""
+    for what, tensors in (("loss", losses), ("network's weights", list(policy.parameters()))):
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            verb = "is" if what == "loss" else "are"
+            raise LossNotFinite(
+                f"the {what} {verb} not finite at step {step}: lower train.lr or set "
+                "train.grad_clip_norm"
+            )
 
 
 def progress_interval_s() -> float:

@@ -16,7 +16,7 @@ import yaml
 from twin_env.episodes import list_episodes
 from twin_policy.checkpoint import prepare_checkpoint
 from twin_policy.diffusion import DiffusionPolicy, parameter_table
-from twin_policy.files import write_text
+from twin_policy.files import remove_partial, write_text
 from twin_policy.parsing import differences, plain, read_yaml
 from twin_policy.specs import ActionSpec, ObsSpec, bimanual_gripper_dims
 from twin_train.config import RunConfig
@@ -45,6 +45,7 @@ def train_run(
     data: Path,
     folder: Path,
     episodes: int | None = None,
+    env_config: str | None = None,
     device: torch.device,
     threads: int,
     stop: Callable[[], bool] = lambda: False,
@@ -54,14 +55,18 @@ def train_run(
 
     Args:
         episodes: use this many of the episodes, the first ones; all by default.
+        env_config: environment config of the episodes, where it is not the default one.
 
     Raises:
+        ValueError: `episodes` is not positive.
         FileNotFoundError: no episodes, or fewer than asked for.
         RunConflict: `folder` holds a run of another config or of other episodes.
     """
-    paths = _choose(data, task, episodes)
+    paths = _choose(data, task, episodes, env_config)
     transitions = load_transitions(paths, config.policy.cameras, threads=threads, quiet=quiet)
     _claim(folder, config, task=task, transitions=transitions)
+    for written in (folder, (folder / STATE).parent):
+        remove_partial(written)
     split = split_episodes(len(paths), val_ratio=config.train.val_ratio, seed=config.train.seed)
     if device.type == "cuda":
         images = {camera: pixels.to(device) for camera, pixels in transitions.images.items()}
@@ -160,9 +165,12 @@ def read_seeds(data: Path) -> list[int]:
     return []
 
 
-def _choose(data: Path, task: str, episodes: int | None) -> list[Path]:
+def _choose(data: Path, task: str, episodes: int | None, env_config: str | None) -> list[Path]:
+    if episodes is not None and episodes < 1:
+        raise ValueError(f"episodes must be at least 1, and is {episodes}")
     wanted = 50 if episodes is None else episodes
-    remedy = f"record them with `twinbench collect {task} --episodes {wanted}`"
+    option = f" --config {env_config}" if env_config else ""
+    remedy = f"record them with `twinbench collect {task}{option} --episodes {wanted}`"
     try:
         paths = list_episodes(data)
     except FileNotFoundError as error:

@@ -12,17 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ENV_CONFIG = "demo_clean"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help="such as beat_block_hammer")
     parser.add_argument("policy", help="a policy config: a name in task_configs/policies or a YAML")
-    parser.add_argument("--config", default="demo_clean", help="environment config of the episodes")
+    parser.add_argument("--config", default=ENV_CONFIG, help="environment config of the episodes")
     parser.add_argument("--data", type=Path, help="default: outputs/data/TASK/CONFIG")
     parser.add_argument("--out", type=Path, help="default: outputs/checkpoints/TASK/POLICY")
     parser.add_argument("--episodes", type=int, help="use only the first N episodes")
     parser.add_argument("--seed", type=int, help="the same as --set train.seed=SEED")
     parser.add_argument("--steps", type=int, help="the same as --set train.num_steps=STEPS")
-    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda")
+    parser.add_argument(
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:N"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
     parser.add_argument(
         "--set",
@@ -35,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    for name in ("episodes", "steps", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, and is {value}")
+
     import torch
 
     from twin_policy.deploy import choose_device
@@ -47,9 +56,10 @@ def run(args: argparse.Namespace) -> int:
     if args.steps is not None:
         assignments.append(f"train.num_steps={args.steps}")
     config = load_run_config(args.policy, assignments)
-    name = Path(args.policy).stem
-    folder = args.out or Path("outputs") / "checkpoints" / args.task / name
-    threads = args.threads or os.cpu_count() or 1
+    data = args.data or episodes_folder(args.task, args.config)
+    folder = args.out or Path("outputs") / "checkpoints" / args.task / Path(args.policy).stem
+    device = choose_device(args.device)
+    threads = args.threads or count_cpus()
     torch.set_num_threads(threads)
     keep_freed_memory()
     # Activations that die out become denormal numbers, which a CPU multiplies slowly.
@@ -58,10 +68,11 @@ def run(args: argparse.Namespace) -> int:
         result = train_run(
             config,
             task=args.task,
-            data=args.data or Path("outputs") / "data" / args.task / args.config,
+            data=data,
             folder=folder,
             episodes=args.episodes,
-            device=choose_device(args.device),
+            env_config=args.config if args.config != ENV_CONFIG else None,
+            device=device,
             threads=threads,
             stop=lambda: bool(stop),
         )
@@ -73,6 +84,29 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"checkpoint: {folder}")
     return 0
+
+
+def episodes_folder(task: str, env_config: str) -> Path:
+    """Where `twinbench collect` puts the episodes of a task.
+
+    Raises:
+        ValueError: unknown task or environment config, with the nearest match.
+    """
+    from twin_env.backends import list_tasks
+    from twin_env.config import load_env_config
+    from twin_env.names import unknown
+
+    if task not in list_tasks():
+        raise unknown("task", task, list_tasks())
+    load_env_config(env_config)
+    return Path("outputs") / "data" / task / Path(env_config).stem
+
+
+def count_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
