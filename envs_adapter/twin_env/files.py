@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LOCK_NAME = ".lock"
+
 
 class FolderInUseError(ValueError):
     """Another process works in the folder."""
@@ -41,7 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         FolderInUseError: another process holds it.
     """
-    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+    with (folder / LOCK_NAME).open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

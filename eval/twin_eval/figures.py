@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from twin_eval.files import replacing
+from twin_env.files import replacing
 from twin_eval.report import SummaryRow
 
 INK = "#22272e"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from twin_eval.files import write_text
+from twin_env.files import LOCK_NAME, locked, write_text
 from twin_eval.records import EpisodeRecord, record_from_dict, record_to_dict
 
 logger = logging.getLogger(__name__)
 
 JOURNAL_NAME = "journal.jsonl"
 RUN_NAME = "run.json"
-LOCK_NAME = ".lock"
 
 
 class JournalError(ValueError):
@@ -80,7 +77,7 @@ def open_journal(
             journal is damaged anywhere but at its end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         _claim(folder, definition, provenance, set_aside=set_aside)
         _cut_torn_line(folder / JOURNAL_NAME)
         records = read_journal(folder)
@@ -149,24 +146,6 @@ def _cut_torn_line(path: Path) -> None:
     if whole < len(content):
         logger.warning("%s ended in a torn line: %d bytes cut off", path, len(content) - whole)
         os.truncate(path, whole)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock; the system drops it when the process ends, however it ends."""
-    with (folder / LOCK_NAME).open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            owner = lock.read().strip() or "an unknown process"
-            raise JournalError(
-                f"another run is at work in {folder} ({owner}): wait for it, or give another --out"
-            ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        yield
 
 
 def _read_definition(folder: Path) -> dict[str, Any]:

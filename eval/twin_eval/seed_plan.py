@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from twin_env.files import write_text
 from twin_env.task_env import UnstableError
 from twin_env.workers import Died, Done, WorkerPool
 from twin_eval.environments import EnvironmentSpec
-from twin_eval.files import write_text
 
 FORMAT = 1
 SEEDS_PER_GROUP = 100_000

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_records_and_report import record
 
+from twin_env.files import FolderInUseError
 from twin_eval.journal import JOURNAL_NAME, RUN_NAME, JournalError, open_journal, read_journal
 
 RUN = {"task": "reach_number", "checkpoint": "aaaa"}
@@ -129,7 +130,7 @@ def test_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Pat
         assert holder.stdout is not None
         holder.stdout.readline()
         with (
-            pytest.raises(JournalError, match=f"process {holder.pid} on"),
+            pytest.raises(FolderInUseError, match=f"process {holder.pid} on"),
             open_journal(tmp_path, RUN, {}),
         ):
             pytest.fail("the journal opened")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twin_eval.files import write_text
+from twin_env.files import write_text
 from twin_eval.journal import read_journal
 from twin_eval.provenance import usable_cores
 from twin_eval.report import SummaryRow, summarise, summary_csv, summary_text

@@ -15,8 +15,8 @@ import yaml
 from tqdm import tqdm
 
 from twin_env import load_env_config
+from twin_env.files import write_text
 from twin_eval.environments import EnvironmentSpec
-from twin_eval.files import write_text
 from twin_eval.journal import Journal, open_journal
 from twin_eval.policies import (
     digest_checkpoint,
