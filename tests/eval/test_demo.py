@@ -50,7 +50,7 @@ def test_parts_come_in_order_and_share_their_folders() -> None:
 def test_paths_of_configs_give_folders_by_their_names() -> None:
     words = ("--config", "my/cluttered.yml", "--policy-config", "my/small.yml")
     _, train, trained, *_ = (part.words for part in demo.plan_parts(arguments(*words)))
-    assert train[train.index("--config") + 1] == "cluttered"
+    assert train[train.index("--config") + 1] == "my/cluttered.yml"
     checkpoint = trained[trained.index("--checkpoint") + 1]
     assert checkpoint == "outputs/checkpoints/beat_block_hammer/small"
 

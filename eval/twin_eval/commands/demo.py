@@ -86,7 +86,7 @@ def plan_parts(args: argparse.Namespace) -> list[Part]:
     workers = ("--workers", str(args.workers))
     collect = ("collect", args.task, "--config", args.config, *workers)
     demonstrations = ("--episodes", str(args.demonstrations))
-    train = ("train", args.task, args.policy_config, "--config", Path(args.config).stem)
+    train = ("train", args.task, args.policy_config, "--config", args.config)
     train = (*train, *demonstrations, *shlex.split(args.train_options))
     parts = [
         Part(
