@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import yaml
 
 from twin_env.camera_types import CAMERA_TYPES
 from twin_env.names import unknown
+
+ARM_JOINTS = {"twin-arm6": 6, "twin-arm7": 7}
+"""The embedded simulator's arms, and their joints without the gripper."""
 
 DEFAULTS: dict[str, Any] = {
     "episode_num": 50,
@@ -103,6 +107,48 @@ def complete_env_config(given: Mapping[str, Any], *, source: str = "config") -> 
     return config
 
 
+@dataclass(frozen=True)
+class Embodiment:
+    """Two arms at the table."""
+
+    left: str
+    right: str
+    """A name in `ARM_JOINTS` each."""
+    distance_m: float = 0.6
+    """Between their bases."""
+
+    @property
+    def arm_dims(self) -> tuple[int, int]:
+        """Joints of the left and of the right arm, without grippers."""
+        return ARM_JOINTS[self.left], ARM_JOINTS[self.right]
+
+
+def read_embodiment(config: Mapping[str, Any], *, source: str = "config") -> Embodiment:
+    """What the key `embodiment` says, in RoboTwin's form: `[arm]` for a pair of one kind, or
+    `[left arm, right arm, metres between their bases]`.
+
+    Raises:
+        ValueError: another form, an unknown arm, or a distance at which the arms do not fit.
+    """
+    given = config["embodiment"]
+    if len(given) not in (1, 3):
+        raise ValueError(
+            f"{source}: embodiment is [arm] or [left arm, right arm, metres between their bases], "
+            f"not {given!r}"
+        )
+    for name in given[:2]:
+        if name not in ARM_JOINTS:
+            raise unknown(f"embodiment in {source}", str(name), ARM_JOINTS)
+    if len(given) == 1:
+        return Embodiment(given[0], given[0])
+    left, right, distance = given
+    if not isinstance(distance, (int, float)) or not 0.4 <= distance <= 0.8:
+        raise ValueError(
+            f"{source}: the arms' bases are 0.4 to 0.8 m apart, not {distance!r} (embodiment[2])"
+        )
+    return Embodiment(left, right, float(distance))
+
+
 def _check_offered(config: Mapping[str, Any], source: str) -> None:
     for section, keys in _NOT_BUILT_YET.items():
         for key in keys:
@@ -120,9 +166,7 @@ def _check_offered(config: Mapping[str, Any], source: str) -> None:
     for key in ("head_camera_type", "wrist_camera_type"):
         if config["camera"][key] not in CAMERA_TYPES:
             raise unknown(f"camera.{key} in {source}", config["camera"][key], CAMERA_TYPES)
-    if config["embodiment"] != ["twin-arm6"]:
-        given_names = ",".join(map(str, config["embodiment"]))
-        raise unknown(f"embodiment in {source}", given_names, ["twin-arm6"])
+    read_embodiment(config, source=source)
 
 
 def _overlay(base: dict[str, Any], given: Mapping[str, Any], *, where: str) -> None:

@@ -12,20 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin_env.camera_types import CAMERA_TYPES, CameraType
-from twin_env.config import complete_env_config
-from twin_env.embedded import cameras, kinematics
+from twin_env.config import complete_env_config, read_embodiment
+from twin_env.embedded import cameras
 from twin_env.embedded.actor import Actor
 from twin_env.embedded.cameras import Camera
 from twin_env.embedded.expert import Expert
+from twin_env.embedded.kinematics import ARM_MODELS, UnreachableError
 from twin_env.embedded.motion import PHYSICS_HZ, follow, stretch
-from twin_env.embedded.robot import ARM_JOINTS, SIDES, Arm, load_arm
-from twin_env.embedded.rotations import Array
-from twin_env.embedded.scene import Scene
+from twin_env.embedded.robot import SIDES, Arm, load_arm
+from twin_env.embedded.rotations import Array, quaternion_to_matrix
+from twin_env.embedded.scene import TABLE_TOP_M, Scene
 from twin_env.embedded.stages import Stages
 from twin_env.names import unknown
 from twin_env.task_env import InvalidActionError, Observation, UnstableError
 
-ACTION_DIM = 2 * (ARM_JOINTS + 1)
+ACTION_TYPES = ("qpos", "ee")
 SETTLE_TICKS = 100
 IDLE_ACTION_TICKS = 50
 """What an action costs that moves no arm, as in RoboTwin."""
@@ -39,6 +40,8 @@ class EmbeddedTask(Stages, Expert):
 
     step_lim: ClassVar[int] = 400
     settled_speed_m_s: ClassVar[float] = 0.05
+    table_xy_bias: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    """Where the table's middle stands, metres; RoboTwin's name."""
 
     def __init__(self) -> None:
         self.seed = 0
@@ -94,9 +97,15 @@ class EmbeddedTask(Stages, Expert):
         self._tick, self._acted_ticks, self._frames_kept = 0, 0, 0
         self.info = {"cluttered_table_info": [], "texture_info": _NO_TEXTURES, "info": {}}
         shadow_map_size = int(self.config["shadow_map_size"])
-        self._scene = Scene(render=render, shadow_map_size=shadow_map_size)
-        self.arms: dict[str, Arm] = {side: load_arm(self._scene, side) for side in SIDES}
+        self.table_z_bias = 0.0
+        self._scene = Scene(
+            render=render,
+            shadow_map_size=shadow_map_size,
+            table_at_m=(*self.table_xy_bias, self.table_top_m),
+        )
+        self.arms: dict[str, Arm] = self._load_arms(self._scene)
         self.actors: list[Actor] = []
+        self.prohibited_area: list[tuple[float, float, float, float]] = []
         self._cameras: list[Camera] = self._add_cameras(self._scene) if render else []
         self._observers: dict[tuple[int, int], Camera] = {}
         self.load_actors()
@@ -134,7 +143,12 @@ class EmbeddedTask(Stages, Expert):
         }
 
     def take_action(self, action: NDArray[np.float64], action_type: str = "qpos") -> None:
-        """Drive both arms to absolute joint targets (14,): [left 6, gripper, right 6, gripper].
+        """Drive both arms to absolute targets, [left arm, gripper, right arm, right gripper].
+
+        `qpos`: joints in rad, (14,) for two six-joint arms, (16,) for two of seven. `ee`: (16,),
+        each arm's tool pose in the world, xyz in metres and quaternion [w, x, y, z], as `endpose`
+        gives it. Beyond the joint limits it is clamped, and an arm whose pose is out of reach stays
+        where it is; either counts in `clamped_actions`.
 
         Success is looked at on every physics tick; once it held, further calls do nothing.
 
@@ -144,18 +158,19 @@ class EmbeddedTask(Stages, Expert):
         """
         if self.take_action_cnt >= self.step_lim or self.eval_success:
             return
-        if action_type != "qpos":
-            raise unknown("action_type", action_type, ["qpos"])
-        goal = self._checked(action)
+        if action_type not in ACTION_TYPES:
+            raise unknown("action_type", action_type, ACTION_TYPES)
+        goals = self._goals(action, action_type)
         self.take_action_cnt += 1
         paths, grippers, ticks = {}, {}, 0
-        for side, part in zip(SIDES, np.split(goal, 2), strict=True):
+        for side, goal in goals.items():
             arm = self.arms[side]
-            knots = np.stack([arm.targets_rad, part[:ARM_JOINTS]])
             paths[side] = follow(
-                knots, speed=ACTION_SPEED_RAD_S, acceleration=ACTION_ACCELERATION_RAD_S2
+                np.stack([arm.targets_rad, goal[:-1]]),
+                speed=ACTION_SPEED_RAD_S,
+                acceleration=ACTION_ACCELERATION_RAD_S2,
             )
-            grippers[side] = (arm.gripper, float(part[ARM_JOINTS]))
+            grippers[side] = (arm.gripper, float(goal[-1]))
             ticks = max(ticks, len(paths[side]))
         ticks = ticks or IDLE_ACTION_TICKS
         for side, path in paths.items():
@@ -209,14 +224,26 @@ class EmbeddedTask(Stages, Expert):
         before it moved."""
         return self._frames_kept - 1 if self._frames_kept else None
 
+    @property
+    def table_top_m(self) -> float:
+        """Height of the table's top: RoboTwin's 0.74 and the episode's `table_z_bias`."""
+        return TABLE_TOP_M + self.table_z_bias
+
+    def add_prohibit_area(self, actor: Actor, padding: float = 0.01) -> None:
+        """Keep clutter away from an object: the rectangle it covers and `padding` metres more."""
+        low, high = actor.extent_m()
+        self.prohibited_area.append(
+            (low[0] - padding, low[1] - padding, high[0] + padding, high[1] + padding)
+        )
+
     def drive_vector(self) -> Array:
-        """Drive targets (14,) in RoboTwin's order: arms in rad, grippers in [0, 1]."""
+        """Drive targets (Da,) in RoboTwin's order: arms in rad, grippers in [0, 1]."""
         return np.concatenate(
             [[*self.arms[side].targets_rad, self.arms[side].gripper] for side in SIDES]
         )
 
     def expert_actions(self) -> Array:
-        """(N, 14): the actions that replay the expert on this seed, from a private copy."""
+        """(N, Da): the actions that replay the expert on this seed, from a private copy."""
         copy = type(self)()
         vectors: list[Array] = []
         copy.frame_sink = lambda task: vectors.append(task.drive_vector())
@@ -257,6 +284,14 @@ class EmbeddedTask(Stages, Expert):
             for split, texts in templates.items()
         }
 
+    def _load_arms(self, scene: Scene) -> dict[str, Arm]:
+        embodiment = read_embodiment(self.config)
+        half = embodiment.distance_m / 2
+        return {
+            "left": load_arm(scene, "left", ARM_MODELS[embodiment.left], base_x_m=-half),
+            "right": load_arm(scene, "right", ARM_MODELS[embodiment.right], base_x_m=half),
+        }
+
     def _add_cameras(self, scene: Scene) -> list[Camera]:
         wanted = self.config["camera"]
         rig = []
@@ -283,21 +318,46 @@ class EmbeddedTask(Stages, Expert):
         if self.frame_sink is not None:
             self.frame_sink(self)
 
-    def _checked(self, action: NDArray[np.float64]) -> Array:
+    def _goals(self, action: NDArray[np.float64], action_type: str) -> dict[str, Array]:
+        """Joint targets and gripper (joints + 1,) of each arm, within the limits."""
         goal = np.asarray(action, dtype=np.float64)
-        if goal.shape != (ACTION_DIM,):
+        sizes = [arm.model.joints if action_type == "qpos" else 7 for arm in self.arms.values()]
+        if goal.shape != (sum(sizes) + 2,):
+            arm_of = "arm {}" if action_type == "qpos" else "tool pose {} (xyz, quaternion wxyz)"
+            left, right = (arm_of.format(size) for size in sizes)
             raise InvalidActionError(
-                f"an action has shape ({ACTION_DIM},): [left arm 6, left gripper, right arm 6, "
+                f"an action has shape ({sum(sizes) + 2},): [left {left}, gripper, right {right}, "
                 f"right gripper]; got {goal.shape}"
             )
         if not np.all(np.isfinite(goal)):
             bad = np.flatnonzero(~np.isfinite(goal)).tolist()
             raise InvalidActionError(f"an action must be finite; elements {bad} are not")
-        lower = np.tile([*kinematics.JOINT_LOWER_RAD, 0.0], 2)
-        upper = np.tile([*kinematics.JOINT_UPPER_RAD, 1.0], 2)
-        clamped = np.clip(goal, lower, upper)
-        self.clamped_actions += int(np.any(np.abs(clamped - goal) > 1e-6))
-        return clamped
+        parts = dict(zip(SIDES, np.split(goal, [sizes[0] + 1]), strict=True))
+        beyond = False
+        goals = {}
+        for side, part in parts.items():
+            arm = self.arms[side]
+            joints, reached = part[:-1], True
+            if action_type == "ee":
+                joints, reached = self._joints_of(arm, part[:-1])
+            lower, upper = arm.model.limits_rad
+            wanted = np.append(joints, part[-1])
+            clamped = np.clip(wanted, np.append(lower, 0.0), np.append(upper, 1.0))
+            beyond |= not reached or bool(np.any(np.abs(clamped - wanted) > 1e-6))
+            goals[side] = clamped
+        self.clamped_actions += beyond
+        return goals
+
+    def _joints_of(self, arm: Arm, pose: Array) -> tuple[Array, bool]:
+        """Joints for a tool pose (7,), and whether it is in reach: if not, they stay."""
+        if np.linalg.norm(pose[3:]) < 1e-3:
+            raise InvalidActionError(
+                f"a pose ends in a quaternion [w, x, y, z] of length 1, not {pose[3:].tolist()}"
+            )
+        try:
+            return arm.solve(pose[:3], quaternion_to_matrix(pose[3:])), True
+        except UnreachableError:
+            return arm.targets_rad, False
 
     def _require_rest(self) -> None:
         for actor in self.actors:

@@ -6,6 +6,7 @@ Verbs that plan (`grasp_actor`, `place_actor`, `move_by_displacement`) return a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twin_env.embedded.actor import Actor
+from twin_env.embedded.actor import Actor, ContactPoint
 from twin_env.embedded.kinematics import UnreachableError
 from twin_env.embedded.materials import Finish
 from twin_env.embedded.motion import follow, stretch
-from twin_env.embedded.robot import Arm, pointing_down
-from twin_env.embedded.rotations import Array, matrix_to_quaternion, rotation_z
+from twin_env.embedded.robot import Arm, home_joints
+from twin_env.embedded.rotations import Array, interpolate, matrix_to_quaternion, rotation_z
 from twin_env.embedded.scene import Part, Scene
 
 if TYPE_CHECKING:
@@ -28,15 +29,25 @@ EXPERT_SPEED_RAD_S = 1.6
 EXPERT_ACCELERATION_RAD_S2 = 4.0
 GRIPPER_TICKS = 60
 STRAIGHT_KNOT_M = 0.01
+STRAIGHT_KNOT_RAD = 0.05
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Bring the tool to a pose; straight in space or straight in the joints."""
+    """Bring the tool to a pose; straight in space, turning evenly, or straight in the joints."""
 
     position_m: Array
     rotation: Array
     straight: bool = False
+    pace: float = 1.0
+    """Share of the expert's usual speed."""
+
+
+@dataclass(frozen=True)
+class Posture:
+    """Bring the joints (joints,) to these targets in rad."""
+
+    joints_rad: Array
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Hold:
     ticks: int
 
 
-Step = Reach | Grip | Hold
+Step = Reach | Posture | Grip | Hold
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,11 @@ class Plan:
 
     side: str
     steps: tuple[Step, ...]
+
+    def __add__(self, other: Plan) -> Plan:
+        """One plan after the other, both made from what is known now."""
+        assert self.side == other.side, "a plan is of one arm"
+        return Plan(self.side, self.steps + other.steps)
 
 
 class Expert:
@@ -108,9 +124,9 @@ class Expert:
         density_kg_m3: float = 400.0,
         friction: float = 0.6,
         functional_points_m: Sequence[tuple[float, float, float]] = (),
-        contact_points_m: Sequence[tuple[float, float, float]] = (),
+        contact_points: Sequence[ContactPoint] = (),
     ) -> Actor:
-        """An object of the task, built from primitive parts."""
+        """An object of the task; a density in kg/m^3 is of every colliding part's full volume."""
         if any(actor.get_name() == name for actor in self.actors):
             raise ValueError(f"each object has a name of its own; there is a {name!r} already")
         entity = self.scene.add_object(
@@ -122,7 +138,7 @@ class Expert:
             density_kg_m3=density_kg_m3,
             friction=friction,
         )
-        actor = Actor(entity, functional_points_m, contact_points_m)
+        actor = Actor(entity, functional_points_m, contact_points)
         self.actors.append(actor)
         return actor
 
@@ -142,31 +158,53 @@ class Expert:
             pose,
             is_static=is_static,
             functional_points_m=[(0.0, 0.0, 0.0), (0.0, 0.0, half_size_m[2])],
-            contact_points_m=[(0.0, 0.0, 0.0)],
+            contact_points=[ContactPoint((0.0, 0.0, 0.0))],
         )
 
     # Plans --------------------------------------------------------------------------------
 
     def grasp_actor(
-        self, actor: Actor, arm_tag: str, *, pre_grasp_dis: float = 0.1, contact_point: int = 0
+        self,
+        actor: Actor,
+        arm_tag: str,
+        *,
+        pre_grasp_dis: float = 0.1,
+        grasp_dis: float = 0.0,
+        contact_point: int = 0,
+        closing: float = 0.0,
     ) -> Plan:
-        """Come from above, go straight down to a contact point, and close."""
-        at = actor.get_contact_point(contact_point)
-        # Fingers close along the object's y: nearest of the two equal turns of the tool.
-        yaw = np.arctan2(at.rotation[1, 1], at.rotation[0, 1])
-        rotation = self._tool_closing_along(arm_tag, yaw)
-        above = at.p + np.array([0.0, 0.0, pre_grasp_dis])
+        """Come to `pre_grasp_dis` metres before a contact point, go straight to `grasp_dis` before
+        it, and close the gripper to the opening `closing`."""
+        at = actor.get_contact_point(contact_point).p
+        rotation = self._nearer_turn(arm_tag, actor.tool_rotation(contact_point))
         return Plan(
             arm_tag,
-            (Reach(above, rotation), Reach(at.p, rotation, straight=True), Grip(0.0)),
+            (
+                Reach(at - pre_grasp_dis * rotation[:, 0], rotation),
+                Reach(at - grasp_dis * rotation[:, 0], rotation, straight=True),
+                Grip(closing),
+            ),
         )
 
+    def move_to_pose(
+        self,
+        arm_tag: str,
+        position_m: Array,
+        rotation: Array,
+        *,
+        straight: bool = False,
+        pace: float = 1.0,
+    ) -> Plan:
+        """Bring the tool to a pose in the world."""
+        return Plan(arm_tag, (Reach(np.asarray(position_m), rotation, straight, pace),))
+
     def move_by_displacement(
-        self, arm_tag: str, *, x: float = 0.0, y: float = 0.0, z: float = 0.0
+        self, arm_tag: str, *, x: float = 0.0, y: float = 0.0, z: float = 0.0, pace: float = 1.0
     ) -> Plan:
         """Move the tool straight by metres along the world's axes."""
         position, rotation = self._tool(arm_tag)
-        return Plan(arm_tag, (Reach(position + np.array([x, y, z]), rotation, straight=True),))
+        goal = position + np.array([x, y, z])
+        return Plan(arm_tag, (Reach(goal, rotation, straight=True, pace=pace),))
 
     def place_actor(
         self,
@@ -174,6 +212,7 @@ class Expert:
         arm_tag: str,
         target_m: Array,
         *,
+        rotation: Array | None = None,
         functional_point: int = 0,
         pre_dis: float = 0.06,
         dis: float = 0.0,
@@ -181,22 +220,42 @@ class Expert:
         is_open: bool = False,
     ) -> Plan:
         """Bring a held object's functional point over `target_m`, then straight down to `dis`
-        above it (below it, if negative), keeping the object's orientation."""
-        _, rotation = self._tool(arm_tag)
+        above it (below it, if negative); with the object turned to `rotation` (3, 3) in the world,
+        by default as it is."""
+        _, tool = self._tool(arm_tag)
         # The object follows the tool where it is, which lags behind where it was told to be.
-        measured, _ = self.arms[arm_tag].tcp_of(self.arms[arm_tag].measured_rad())
-        offset = measured - actor.get_functional_point(functional_point).p
-        goal = target_m + offset
+        measured, turned = self.arms[arm_tag].tcp_of(self.arms[arm_tag].measured_rad())
+        offset = turned.T @ (actor.get_functional_point(functional_point).p - measured)
+        if rotation is None:
+            # As the object hangs now, so it arrives: the tool keeps its target, and its lag.
+            goal = target_m - turned @ offset
+        else:
+            tool = rotation @ actor.get_pose().rotation.T @ turned
+            goal = target_m - tool @ offset
         up = np.array([0.0, 0.0, 1.0])
         steps: list[Step] = [
-            Reach(goal + pre_dis * up, rotation),
-            Reach(goal + dis * up, rotation, straight=True),
+            Reach(goal + pre_dis * up, tool),
+            Reach(goal + dis * up, tool, straight=True),
         ]
         if hold_ticks:
             steps.append(Hold(hold_ticks))
         if is_open:
             steps.append(Grip(1.0))
         return Plan(arm_tag, tuple(steps))
+
+    def open_gripper(self, arm_tag: str, opening: float = 1.0) -> Plan:
+        return Plan(arm_tag, (Grip(opening),))
+
+    def close_gripper(self, arm_tag: str, opening: float = 0.0) -> Plan:
+        return Plan(arm_tag, (Grip(opening),))
+
+    def back_to_origin(self, arm_tag: str) -> Plan:
+        """Take the arm back to where it rests; the gripper stays as it is."""
+        return Plan(arm_tag, (Posture(home_joints(self.arms[arm_tag].model, arm_tag)),))
+
+    def stay(self, arm_tag: str, ticks: int) -> Plan:
+        """Wait for physics ticks of 4 ms."""
+        return Plan(arm_tag, (Hold(ticks),))
 
     def move(self, *plans: Plan) -> bool:
         """Carry out plans of different arms side by side, step by step.
@@ -228,7 +287,7 @@ class Expert:
         self._keep_frame()
 
     def _path(self, arm: Arm, step: Step | None) -> Array:
-        """Joints and gripper (n, 7), one row a tick."""
+        """Joints and gripper (n, joints + 1), one row a tick."""
         here = np.append(arm.targets_rad, arm.gripper)
         if step is None:
             return np.empty((0, len(here)))
@@ -237,25 +296,38 @@ class Expert:
         if isinstance(step, Grip):
             share = np.linspace(0.0, 1.0, GRIPPER_TICKS + 1)[1:, None]
             return here + share * (np.append(arm.targets_rad, step.opening) - here)
-        knots = [arm.targets_rad]
-        if step.straight:
-            start, _ = arm.tcp_of(arm.targets_rad)
-            pieces = int(np.ceil(np.linalg.norm(step.position_m - start) / STRAIGHT_KNOT_M))
-            for share in np.linspace(0.0, 1.0, max(pieces, 1) + 1)[1:]:
-                point = start + share * (step.position_m - start)
-                knots.append(arm.solve(point, step.rotation, knots[-1]))
+        if isinstance(step, Posture):
+            knots, pace = [arm.targets_rad, step.joints_rad], 1.0
         else:
-            knots.append(arm.solve(step.position_m, step.rotation))
+            knots, pace = [arm.targets_rad, *self._solved(arm, step)], step.pace
         path = follow(
-            np.stack(knots), speed=EXPERT_SPEED_RAD_S, acceleration=EXPERT_ACCELERATION_RAD_S2
+            np.stack(knots),
+            speed=pace * EXPERT_SPEED_RAD_S,
+            acceleration=pace * EXPERT_ACCELERATION_RAD_S2,
         )
         return np.hstack([path, np.full((len(path), 1), arm.gripper)])
+
+    def _solved(self, arm: Arm, step: Reach) -> list[Array]:
+        """Joints at the goal, or at each knot of a straight line to it."""
+        if not step.straight:
+            return [arm.solve(step.position_m, step.rotation)]
+        start, turned = arm.tcp_of(arm.targets_rad)
+        angle, between = interpolate(turned, step.rotation)
+        distance = float(np.linalg.norm(step.position_m - start))
+        pieces = max(1, math.ceil(distance / STRAIGHT_KNOT_M), math.ceil(angle / STRAIGHT_KNOT_RAD))
+        knots: list[Array] = []
+        for share in np.linspace(0.0, 1.0, pieces + 1)[1:]:
+            point = start + share * (step.position_m - start)
+            knots.append(arm.solve(point, between(share), knots[-1] if knots else None))
+        return knots
 
     def _tool(self, arm_tag: str) -> tuple[Array, Array]:
         arm = self.arms[arm_tag]
         return arm.tcp_of(arm.targets_rad)
 
-    def _tool_closing_along(self, arm_tag: str, yaw_rad: float) -> Array:
+    def _nearer_turn(self, arm_tag: str, rotation: Array) -> Array:
+        """`rotation` or the same turned half round about the approach, whichever the arm reaches
+        with less turning."""
         _, now = self._tool(arm_tag)
-        candidates = [pointing_down(yaw_rad + turn - np.pi / 2) for turn in (0.0, np.pi)]
-        return max(candidates, key=lambda rotation: float(np.sum(rotation * now)))
+        turns = [rotation, rotation @ np.diag([1.0, -1.0, -1.0])]
+        return max(turns, key=lambda turn: float(np.sum(turn * now)))

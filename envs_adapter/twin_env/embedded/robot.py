@@ -1,4 +1,4 @@
-"""Two arms with grippers on the scene: drive targets in, joint states and tool poses out."""
+"""The arms with grippers on the scene: drive targets in, joint states and tool poses out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from xml.etree import ElementTree
 import numpy as np
 import sapien
 
-from twin_env.embedded import kinematics, materials
+from twin_env.embedded import materials
+from twin_env.embedded.kinematics import ArmModel
 from twin_env.embedded.rotations import Array, matrix_to_quaternion, rotation_z
 from twin_env.embedded.scene import ASSETS, TABLE_TOP_M, Part, Scene
 
 SIDES = ("left", "right")
-BASE_X_M = {"left": -0.30, "right": 0.30}
 BASE_Y_M = -0.45
 BASE_HEIGHT_M = TABLE_TOP_M
-ARM_JOINTS = 6
 FINGERS = ("finger1", "finger2")
 FINGER_TRAVEL_M = 0.045
 ARM_STIFFNESS, ARM_DAMPING, ARM_FORCE_LIMIT = 1000.0, 200.0, 300.0
@@ -41,11 +40,12 @@ class Arm:
     """One arm: what it was told last, and where it is."""
 
     side: str
+    model: ArmModel
     articulation: sapien.physx.PhysxArticulation
     base_m: Array
     base_rotation: Array
     targets_rad: Array
-    """Drive targets (6,): what RoboTwin reports as the joint state."""
+    """Drive targets (joints,): what RoboTwin reports as the joint state."""
     gripper: float = 1.0
     """Drive target of the gripper: 0 closed, 1 open."""
     fingers: list[sapien.physx.PhysxArticulationLinkComponent] = field(init=False)
@@ -55,35 +55,35 @@ class Arm:
         self.fingers = [self.link(name) for name in FINGERS]
 
     def drive(self, targets_rad: Array, gripper: float) -> None:
-        """Set the drive targets (6,) and the gripper's, in [0, 1]."""
+        """Set the drive targets (joints,) and the gripper's, in [0, 1]."""
         self.targets_rad = np.array(targets_rad, dtype=np.float64)
         self.gripper = float(gripper)
         for joint, target in zip(self._joints, self.targets_rad, strict=False):
             joint.set_drive_target(float(target))
-        for finger in self._joints[ARM_JOINTS:]:
+        for finger in self._joints[self.model.joints :]:
             finger.set_drive_target(self.gripper * FINGER_TRAVEL_M)
 
     def measured_rad(self) -> Array:
-        """Joint positions (6,) as the physics has them."""
-        return np.asarray(self.articulation.qpos, dtype=np.float64)[:ARM_JOINTS]
+        """Joint positions (joints,) as the physics has them."""
+        return np.asarray(self.articulation.qpos, dtype=np.float64)[: self.model.joints]
 
     def measured_gripper(self) -> float:
         """Mean opening of the fingers as the physics has it, 0 closed to 1 open."""
-        fingers = np.asarray(self.articulation.qpos, dtype=np.float64)[ARM_JOINTS:]
+        fingers = np.asarray(self.articulation.qpos, dtype=np.float64)[self.model.joints :]
         return float(fingers.mean() / FINGER_TRAVEL_M)
 
     def tcp_of(self, joints_rad: Array) -> tuple[Array, Array]:
         """World position (3,) and rotation (3, 3) of the tool at these joints."""
-        position, rotation = kinematics.forward(joints_rad)
+        position, rotation = self.model.forward(joints_rad)
         return self.base_m + self.base_rotation @ position, self.base_rotation @ rotation
 
     def solve(self, position_m: Array, rotation: Array, near_rad: Array | None = None) -> Array:
-        """Joints (6,) for a tool pose in the world, nearest to `near_rad` (default: the targets).
+        """Joints (joints,) for a tool pose in the world, nearest to `near_rad` (the targets).
 
         Raises:
             UnreachableError: no solution within limits.
         """
-        return kinematics.inverse(
+        return self.model.inverse(
             self.base_rotation.T @ (position_m - self.base_m),
             self.base_rotation.T @ rotation,
             self.targets_rad if near_rad is None else near_rad,
@@ -101,10 +101,11 @@ class Arm:
         return next(link for link in self.articulation.links if link.name == name)
 
 
-def home_joints() -> Array:
-    """Joints (6,) of the rest posture."""
-    near = np.array([0.0, -0.5, 1.8, 0.0, 1.8, 0.0])
-    return kinematics.inverse(HOME_TCP_M, pointing_down(), near)
+def home_joints(model: ArmModel, side: str) -> Array:
+    """Joints (joints,) of the rest posture; elbows that roll point outwards."""
+    roll = model.rest_roll_rad if side == "left" else -model.rest_roll_rad
+    near = np.array([0.0, -0.5, *([roll] if model.rolls else []), 1.8, 0.0, 1.8, 0.0])
+    return model.inverse(HOME_TCP_M, pointing_down(), near)
 
 
 @functools.lru_cache(maxsize=4)
@@ -123,19 +124,27 @@ def _urdf(name: str, with_visuals: bool) -> str:
     return path
 
 
-def load_arm(scene: Scene, side: str) -> Arm:
-    """Load an arm at its base, at rest, gripper open."""
-    loader = scene.sapien.create_urdf_loader()
+@functools.lru_cache(maxsize=8)
+def _builder(urdf: str, side: str, with_visuals: bool) -> sapien.ArticulationBuilder:
+    """What builds the arm on any scene: reading a description takes longer than building."""
+    loader = sapien.Scene([sapien.physx.PhysxCpuSystem()]).create_urdf_loader()
     loader.fix_root_link = True
     for finger in FINGERS:
         loader.set_link_material(finger, 2.0, 2.0, 0.0)
-    builder = loader.load_file_as_articulation_builder(_urdf("arm6.urdf", scene.renders))
+    builder = loader.load_file_as_articulation_builder(_urdf(urdf, with_visuals))
     for link_builder in builder.link_builders:
         for record in link_builder.visual_records:
             record.material.roughness = 0.55
         # The arm never collides with itself; the world and the other arm it does.
         link_builder.collision_groups = [1, 1, 1 << (8 + SIDES.index(side)), 0]
-    base = np.array([BASE_X_M[side], BASE_Y_M, BASE_HEIGHT_M])
+    return builder
+
+
+def load_arm(scene: Scene, side: str, model: ArmModel, *, base_x_m: float) -> Arm:
+    """Load an arm at its base, at rest, gripper open."""
+    builder = _builder(model.urdf, side, scene.renders)
+    builder.set_scene(scene.sapien)
+    base = np.array([base_x_m, BASE_Y_M, BASE_HEIGHT_M])
     facing = rotation_z(np.pi / 2)
     builder.set_initial_pose(sapien.Pose(base, matrix_to_quaternion(facing)))
     articulation = builder.build(fix_root_link=True)
@@ -143,15 +152,15 @@ def load_arm(scene: Scene, side: str) -> Arm:
     for link in articulation.links:
         link.disable_gravity = True
     joints = articulation.active_joints
-    for joint in joints[:ARM_JOINTS]:
+    for joint in joints[: model.joints]:
         joint.set_drive_properties(ARM_STIFFNESS, ARM_DAMPING, ARM_FORCE_LIMIT, mode="force")
-    for joint in joints[ARM_JOINTS:]:
+    for joint in joints[model.joints :]:
         joint.set_drive_properties(
             FINGER_STIFFNESS, FINGER_DAMPING, FINGER_FORCE_LIMIT, mode="force"
         )
-    rest = home_joints()
-    arm = Arm(side, articulation, base, facing, rest, _joints=joints)
-    articulation.qpos = np.concatenate([rest, [FINGER_TRAVEL_M] * (len(joints) - ARM_JOINTS)])
+    rest = home_joints(model, side)
+    arm = Arm(side, model, articulation, base, facing, rest, _joints=joints)
+    articulation.qpos = np.concatenate([rest, [FINGER_TRAVEL_M] * (len(joints) - model.joints)])
     arm.drive(rest, 1.0)
     _add_pedestal(scene, side, base)
     return arm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,25 @@ def rotation_z(angle_rad: float) -> Array:
 def rotation_y(angle_rad: float) -> Array:
     c, s = math.cos(angle_rad), math.sin(angle_rad)
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
+def rotation_about(axis: Array, angle_rad: float) -> Array:
+    """Rotation (3, 3) about a unit axis (3,)."""
+    x, y, z = axis
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + math.sin(angle_rad) * cross + (1.0 - math.cos(angle_rad)) * cross @ cross
+
+
+def interpolate(start: Array, end: Array) -> tuple[float, Callable[[float], Array]]:
+    """The angle in rad from one rotation (3, 3) to another, and what turns evenly on the way: a
+    share in [0, 1] -> rotation."""
+    w, *vector = matrix_to_quaternion(start.T @ end)
+    sine = float(np.linalg.norm(vector))
+    if sine < 1e-9:
+        return 0.0, lambda share: end
+    angle = 2.0 * math.atan2(sine, float(w))
+    axis = np.array(vector) / sine
+    return angle, lambda share: start @ rotation_about(axis, share * angle)
 
 
 def matrix_to_quaternion(rotation: Array) -> Array:

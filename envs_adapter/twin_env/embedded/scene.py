@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import sapien
+from numpy.typing import NDArray
 
 from twin_env.embedded import materials
 from twin_env.embedded.materials import Finish
@@ -23,20 +24,37 @@ class RenderingUnavailableError(RuntimeError):
     """No Vulkan device can render."""
 
 
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Triangles of a surface, counted against the clock as seen from outside."""
+
+    vertices_m: NDArray[np.float32]
+    """(V, 3)."""
+    triangles: NDArray[np.uint32]
+    """(F, 3) rows of `vertices_m`."""
+    normals: NDArray[np.float32]
+    """(V, 3), of length 1, pointing outwards."""
+    uvs: NDArray[np.float32]
+    """(V, 2) where on a texture."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """One primitive of an object: what is seen and what collides."""
+    """One piece of an object: what is seen and what collides."""
 
     kind: str
-    """"box", "cylinder" or "capsule" (both along x), or "sphere"."""
+    """"box", "cylinder" or "capsule" (both along x), "sphere", or "mesh"."""
     size_m: tuple[float, ...]
-    """Half sizes (3,) of a box; (radius, half length) of a cylinder or capsule; (radius,)."""
+    """Half sizes (3,) of a box; (radius, half length) of a cylinder or capsule; (radius,); () of a
+    mesh."""
     finish: Finish
     at_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
     """[w, x, y, z] in the object's frame."""
     collides: bool = True
+    """A mesh collides as the convex hull of its vertices."""
     visible: bool = True
+    mesh: Mesh | None = None
 
 
 @functools.lru_cache(maxsize=1)
@@ -84,7 +102,13 @@ def _configure_physics() -> None:
 class Scene:
     """A room with a table, ready for robots and objects; rebuilt for every episode."""
 
-    def __init__(self, *, render: bool, shadow_map_size: int = 512) -> None:
+    def __init__(
+        self,
+        *,
+        render: bool,
+        shadow_map_size: int = 512,
+        table_at_m: tuple[float, float, float] = (0.0, 0.0, TABLE_TOP_M),
+    ) -> None:
         _configure_physics()
         self.renders = render
         self.physics = sapien.physx.PhysxCpuSystem()
@@ -96,7 +120,7 @@ class Scene:
         self.physics.timestep = 1.0 / PHYSICS_HZ
         if render:
             self._add_lights(shadow_map_size)
-        self._add_room()
+        self._add_room(table_at_m)
 
     def step(self) -> None:
         self.physics.step()
@@ -112,18 +136,32 @@ class Scene:
         density_kg_m3: float = 400.0,
         friction: float = 0.6,
     ) -> sapien.Entity:
-        """A rigid object made of primitive parts; quaternion [w, x, y, z] in the world."""
-        builder = self.sapien.create_actor_builder()
-        builder.set_name(name)
-        builder.set_physx_body_type("static" if static else "dynamic")
-        builder.set_initial_pose(sapien.Pose(position_m, quaternion))
+        """A rigid object made of parts; quaternion [w, x, y, z] in the world."""
+        if static:
+            body = sapien.physx.PhysxRigidStaticComponent()
+        else:
+            body = sapien.physx.PhysxRigidDynamicComponent()
+            body.max_depenetration_velocity = 1.0
         surface = sapien.physx.PhysxMaterial(friction, friction, 0.0)
         for part in parts:
-            _add_part(builder, part, surface, density_kg_m3, visible=self.renders and part.visible)
-        entity = builder.build(name=name)
-        if not static:
-            body = entity.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
-            body.max_depenetration_velocity = 1.0
+            if part.collides:
+                shape = _collision_shape(part, surface)
+                shape.local_pose = sapien.Pose(part.at_m, part.quaternion)
+                shape.density = density_kg_m3
+                body.attach(shape)
+        entity = sapien.Entity()
+        entity.name = name
+        entity.add_component(body)
+        if self.renders and any(part.visible for part in parts):
+            look = sapien.render.RenderBodyComponent()
+            for part in parts:
+                if part.visible:
+                    seen = _render_shape(part)
+                    seen.local_pose = sapien.Pose(part.at_m, part.quaternion)
+                    look.attach(seen)
+            entity.add_component(look)
+        entity.set_pose(sapien.Pose(position_m, quaternion))
+        self.sapien.add_entity(entity)
         return entity
 
     def _add_lights(self, shadow_map_size: int) -> None:
@@ -142,7 +180,7 @@ class Scene:
         )
         self.sapien.add_directional_light([0.7, 0.2, -0.6], [0.14, 0.15, 0.18])
 
-    def _add_room(self) -> None:
+    def _add_room(self, table_at_m: tuple[float, float, float]) -> None:
         width, depth, thickness = TABLE_SIZE_M
         half = (width / 2, depth / 2, thickness / 2)
         table = [
@@ -166,7 +204,7 @@ class Scene:
                 collides=False,
             ),
         ]
-        self.add_object("table", table, (0.0, 0.0, TABLE_TOP_M), static=True)
+        self.add_object("table", table, table_at_m, static=True)
         room = [
             Part("box", (3.0, 3.0, 0.05), materials.FLOOR, (0.0, 0.0, -0.05)),
             Part("box", (3.0, 0.05, 1.5), materials.WALL, (0.0, 1.0, 1.5)),
@@ -177,26 +215,41 @@ class Scene:
         self.add_object("room", room, (0.0, 0.0, 0.0), static=True)
 
 
-def _add_part(
-    builder: sapien.ActorBuilder,
-    part: Part,
-    surface: sapien.physx.PhysxMaterial,
-    density: float,
-    *,
-    visible: bool,
-) -> None:
-    pose = sapien.Pose(part.at_m, part.quaternion)
+def _collision_shape(
+    part: Part, surface: sapien.physx.PhysxMaterial
+) -> sapien.physx.PhysxCollisionShape:
     if part.kind == "box":
-        size: dict[str, object] = {"half_size": part.size_m}
-    elif part.kind in ("cylinder", "capsule"):
-        size = {"radius": part.size_m[0], "half_length": part.size_m[1]}
-    elif part.kind == "sphere":
-        size = {"radius": part.size_m[0]}
-    else:
-        raise ValueError(f"a part is a box, cylinder, capsule or sphere, not {part.kind!r}")
-    if part.collides:
-        add_collision = getattr(builder, f"add_{part.kind}_collision")
-        add_collision(pose, **size, material=surface, density=density)
-    if visible:
-        add_visual = getattr(builder, f"add_{part.kind}_visual")
-        add_visual(pose, **size, material=part.finish.render_material())
+        return sapien.physx.PhysxCollisionShapeBox(part.size_m, surface)
+    if part.kind == "cylinder":
+        return sapien.physx.PhysxCollisionShapeCylinder(*part.size_m, surface)
+    if part.kind == "capsule":
+        return sapien.physx.PhysxCollisionShapeCapsule(*part.size_m, surface)
+    if part.kind == "sphere":
+        return sapien.physx.PhysxCollisionShapeSphere(*part.size_m, surface)
+    if part.mesh is None:
+        raise _unknown_kind(part)
+    return sapien.physx.PhysxCollisionShapeConvexMesh(part.mesh.vertices_m, np.ones(3), surface)
+
+
+def _render_shape(part: Part) -> sapien.render.RenderShape:
+    material = part.finish.render_material()
+    if part.kind == "box":
+        return sapien.render.RenderShapeBox(part.size_m, material)
+    if part.kind == "cylinder":
+        return sapien.render.RenderShapeCylinder(*part.size_m, material)
+    if part.kind == "capsule":
+        return sapien.render.RenderShapeCapsule(*part.size_m, material)
+    if part.kind == "sphere":
+        return sapien.render.RenderShapeSphere(*part.size_m, material)
+    if part.mesh is None:
+        raise _unknown_kind(part)
+    mesh = part.mesh
+    return sapien.render.RenderShapeTriangleMesh(
+        mesh.vertices_m, mesh.triangles, mesh.normals, mesh.uvs, material
+    )
+
+
+def _unknown_kind(part: Part) -> ValueError:
+    return ValueError(
+        f"a part is a box, cylinder, capsule, sphere or mesh (with its `mesh`), not {part.kind!r}"
+    )

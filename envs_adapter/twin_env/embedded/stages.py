@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from twin_env.embedded.actor import Actor
 from twin_env.embedded.robot import Arm
 from twin_env.embedded.rotations import Array
 from twin_env.embedded.scene import Scene
 
 CONTACT_SEPARATION_M = 5e-4
+GRIPPER_OPEN, GRIPPER_CLOSED = 0.8, 0.2
+"""RoboTwin's thresholds on the gripper's drive target."""
 
 
 class Stages:
@@ -63,6 +67,30 @@ class Stages:
             ):
                 touching.update(contact.bodies)
         return {side for side, arm in self.arms.items() if touching.issuperset(arm.fingers)}
+
+    def gripper_contacts_m(self, actor: Actor) -> list[Array]:
+        """Points (3,) at which a hand or a finger touches the object now."""
+        body = actor.get_body()
+        hands = {link for arm in self.arms.values() for link in (*arm.fingers, arm.link("hand"))}
+        return [
+            np.asarray(point.position, np.float64)
+            for contact in self.scene.physics.get_contacts()
+            if body in contact.bodies and not hands.isdisjoint(contact.bodies)
+            for point in contact.points
+            if point.separation <= CONTACT_SEPARATION_M
+        ]
+
+    def is_left_gripper_open(self) -> bool:
+        return self.arms["left"].gripper > GRIPPER_OPEN
+
+    def is_right_gripper_open(self) -> bool:
+        return self.arms["right"].gripper > GRIPPER_OPEN
+
+    def is_left_gripper_close(self) -> bool:
+        return self.arms["left"].gripper < GRIPPER_CLOSED
+
+    def is_right_gripper_close(self) -> bool:
+        return self.arms["right"].gripper < GRIPPER_CLOSED
 
     def rise_m(self, actor: Actor) -> float:
         """How much higher the object is than where it came to rest."""

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import sapien
 
+from twin_env.embedded.actor import ContactPoint
 from twin_env.embedded.base_task import EmbeddedTask
 from twin_env.embedded.materials import ACCENT, RED, STEEL, WOOD
-from twin_env.embedded.scene import TABLE_TOP_M, Part
+from twin_env.embedded.scene import Part
 
 HEAD_AHEAD_M = 0.095
 HEAD_HALF_M = (0.018, 0.018, 0.028)
@@ -33,12 +34,12 @@ class beat_block_hammer(EmbeddedTask):
             "020_hammer",
             HAMMER,
             sapien.Pose(
-                [0.0, -0.06, TABLE_TOP_M + HEAD_HALF_M[2] + 0.001],
+                [0.0, -0.06, self.table_top_m + HEAD_HALF_M[2] + 0.001],
                 [np.cos(tilt_rad / 2), 0.0, 0.0, np.sin(tilt_rad / 2)],
             ),
             density_kg_m3=300.0,
             functional_points_m=[(HEAD_AHEAD_M, 0.0, -HEAD_HALF_M[2])],
-            contact_points_m=[(0.0, 0.0, 0.0)],
+            contact_points=[ContactPoint((0.0, 0.0, 0.0))],
         )
         head = self.hammer.get_functional_point(0).p
         grip = self.hammer.get_contact_point(0).p
@@ -46,7 +47,7 @@ class beat_block_hammer(EmbeddedTask):
             pose = self.rand_pose(
                 xlim=(-0.25, 0.25),
                 ylim=(-0.05, 0.15),
-                z=TABLE_TOP_M + BLOCK_HALF_M,
+                z=self.table_top_m + BLOCK_HALF_M,
                 rotate_lim_rad=0.5,
             )
             clear_of_head = np.linalg.norm(pose.p[:2] - head[:2]) > 0.08
