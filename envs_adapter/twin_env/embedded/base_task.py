@@ -69,6 +69,10 @@ class EmbeddedTask(Stages, Expert):
     def check_success(self) -> bool:
         raise NotImplementedError
 
+    def watch(self) -> None:
+        """Called once a physics tick while an arm may move: for rules about what happened on the
+        way, such as shaking. What it remembers begins anew in `load_actors`."""
+
     # RoboTwin's interface -----------------------------------------------------------------
 
     def setup_demo(
@@ -185,6 +189,7 @@ class EmbeddedTask(Stages, Expert):
                 start, end = grippers[side]
                 arm.drive(targets, start + share * (end - start))
             self.scene.step()
+            self.watch()
             self._acted_ticks += 1
             if self.check_success():
                 self.eval_success = True
@@ -309,6 +314,7 @@ class EmbeddedTask(Stages, Expert):
         """Step the physics of an expert's motion and keep the frames that are due."""
         for _ in range(ticks):
             self.scene.step()
+            self.watch()
             self._tick += 1
             if self._tick % int(self.config["save_freq"]) == 0:
                 self._keep_frame()
