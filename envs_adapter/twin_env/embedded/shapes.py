@@ -61,6 +61,28 @@ def hull(*corners: tuple[float, float, float]) -> Mesh:
     return Mesh(points, np.array([[0, 1, 2]], np.uint32), nothing, nothing[:, :2])
 
 
+@functools.lru_cache(maxsize=256)
+def extruded(outline: tuple[tuple[float, float], ...], half_depth_m: float) -> Mesh:
+    """What an outline of (x, z) points, counted against the clock as seen from -y, sweeps along y.
+    The outline's own mean must see all of it: a star, not a spiral."""
+    points = np.array(outline)
+    middle = points.mean(axis=0)
+    vertices: list[tuple[float, float, float]] = []
+    normals: list[tuple[float, float, float]] = []
+    for y in (-half_depth_m, half_depth_m):
+        for one, other in itertools.pairwise((*points, points[0])):
+            corners = (middle, one, other) if y < 0 else (middle, other, one)
+            vertices += [(x, y, z) for x, z in corners]
+            normals += [(0.0, math.copysign(1.0, y), 0.0)] * 3
+    for one, other in itertools.pairwise((*points, points[0])):
+        along = (other - one) / np.linalg.norm(other - one)
+        for (x, z), side in ((one, -1), (one, 1), (other, 1), (one, -1), (other, 1), (other, -1)):
+            vertices.append((x, side * half_depth_m, z))
+            normals.append((along[1], 0.0, -along[0]))
+    triangles = [(a, a + 1, a + 2) for a in range(0, len(vertices), 3)]
+    return _mesh(vertices, triangles, normals, [(0.0, 0.0)] * len(vertices))
+
+
 def turned_body(profile: Profile, finish: Finish) -> list[Part]:
     """A massive body (a bottle, a bun): each band of its profile collides as a convex frustum."""
     parts = [Part("mesh", (), finish, collides=False, mesh=revolved(profile))]
@@ -71,13 +93,20 @@ def turned_body(profile: Profile, finish: Finish) -> list[Part]:
     return parts
 
 
-def vessel(outside: Profile, inside: Profile, finish: Finish) -> list[Part]:
-    """A hollow body open at the top (a bowl, a cup, a bin). Both profiles go from the bottom up and
-    have equally many points; between each two of them the wall collides as `SECTORS` convex pieces,
-    whose facets' middles lie at angle 0 and every 360 / SECTORS degrees. The bottom is massive."""
+def vessel(
+    outside: Profile, inside: Profile, finish: Finish, lining: Finish | None = None
+) -> list[Part]:
+    """A hollow body open at the top (a bowl, a cup, a bin), lined with another finish if one is
+    given. Both profiles go from the bottom up and have equally many points; between each two of
+    them the wall collides as `SECTORS` convex pieces, whose facets' middles lie at angle 0 and
+    every 360 / SECTORS degrees. The bottom is massive."""
     assert len(outside) == len(inside), "a vessel's profiles have equally many points"
-    seen = ((0.0, outside[0][1]), *outside, *reversed(inside), (0.0, inside[0][1]))
-    parts = [Part("mesh", (), finish, collides=False, mesh=revolved(seen))]
+    shell = ((0.0, outside[0][1]), *outside, inside[-1])
+    hollow = (*reversed(inside), (0.0, inside[0][1]))
+    parts = [
+        Part("mesh", (), seen_in, collides=False, mesh=revolved(seen))
+        for seen_in, seen in ((finish, shell), (lining or finish, hollow))
+    ]
     bottom = _ring(outside[0][0], outside[0][1]) + _ring(inside[0][0], inside[0][1])
     parts.append(Part("mesh", (), finish, visible=False, mesh=hull(*bottom)))
     half = math.pi / SECTORS
