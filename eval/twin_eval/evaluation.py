@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twin_env.config import read_embodiment
 from twin_eval.cells import Cell, Work
 from twin_eval.environments import EnvironmentSpec
 from twin_eval.episode import EpisodeRequest, noise_seed
@@ -27,8 +28,6 @@ from twin_eval.provenance import describe_host, git_state
 from twin_eval.seed_plan import PlanEntry
 from twin_eval.suites import PolicyChoice
 from twin_eval.video import VideoMode
-
-ARM_DIM = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +63,7 @@ def make_cell(
         checkpoint = Path(choice.checkpoint.replace("{task}", task))
     if checkpoint is not None and not checkpoint.exists():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    left_arm, right_arm = read_embodiment(environment.config).arm_dims
     harness = {
         "policy_name": source.name,
         "task_name": task,
@@ -71,8 +71,8 @@ def make_cell(
         "ckpt_setting": checkpoint.name if checkpoint else environment.config_name,
         "seed": settings.seed,
         "instruction_type": settings.instruction_type,
-        "left_arm_dim": ARM_DIM,
-        "right_arm_dim": ARM_DIM,
+        "left_arm_dim": left_arm,
+        "right_arm_dim": right_arm,
         "checkpoint_path": str(checkpoint) if checkpoint else None,
     }
     usr_args = read_usr_args(source, harness, {**settings.settings, **choice.settings})

@@ -54,7 +54,8 @@ def test_paths_of_configs_give_folders_by_their_names() -> None:
     _, train, trained, *_ = (part.words for part in demo.plan_parts(arguments(*words)))
     assert train[train.index("--config") + 1] == "my/cluttered.yml"
     checkpoint = trained[trained.index("--checkpoint") + 1]
-    assert checkpoint == "outputs/checkpoints/beat_block_hammer/small"
+    assert checkpoint == "outputs/checkpoints/beat_block_hammer-cluttered/small"
+    assert train[train.index("--out") + 1] == checkpoint
 
 
 @pytest.mark.parametrize("number", range(5))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from twin_eval.suites import PolicyChoice
 pytestmark = pytest.mark.processes
 
 ENVIRONMENT = EnvironmentSpec(
-    task="reach_number", config_name="demo_clean", config={}, provider="fake_simulator"
+    task="reach_number",
+    config_name="demo_clean",
+    config={"embodiment": ["twin-arm6"]},
+    provider="fake_simulator",
 )
 SEEDS = [seed for seed in range(100_000, 100_040) if seed % 10 not in (3, 7)]
 ENTRIES = [
@@ -53,6 +57,19 @@ def run(
     with opened(folder, policy, **settings) as works:
         run_works(works, workers=workers, inference=inference, limits=limits)
     return read_sorted(folder)
+
+
+@pytest.mark.parametrize(
+    ("embodiment", "joints"),
+    [(["twin-arm7"], (7, 7)), (["twin-arm6", "twin-arm7", 0.6], (6, 7))],
+)
+def test_a_policy_is_told_the_arms_of_the_config(
+    tmp_path: Path, embodiment: list[Any], joints: tuple[int, int]
+) -> None:
+    environment = replace(ENVIRONMENT, config={"embodiment": embodiment})
+    choice = PolicyChoice(label="it", policy="expert_replay")
+    told = make_cell(environment, choice, tmp_path, Settings(episodes=1)).policy.usr_args
+    assert (told["left_arm_dim"], told["right_arm_dim"]) == joints
 
 
 def read_sorted(folder: Path) -> list[EpisodeRecord]:

@@ -20,6 +20,7 @@ from twin_eval.provenance import usable_cores
 
 POLICIES = ("dp_resnet", "expert_replay", "hold_still")
 TRAINED = "dp_resnet"
+ENV_CONFIG = "demo_clean"
 REFERENCES = "the scripted expert's own actions, and an arm that never moves"
 
 
@@ -41,7 +42,7 @@ class Part:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `twinbench demo`."""
     parser.add_argument("--task", default="beat_block_hammer", help="default: %(default)s")
-    parser.add_argument("--config", default="demo_clean", help="default: %(default)s")
+    parser.add_argument("--config", default=ENV_CONFIG, help="default: %(default)s")
     parser.add_argument(
         "--demonstrations", type=int, default=100, help="to train on (default: %(default)s)"
     )
@@ -82,7 +83,10 @@ def plan_parts(args: argparse.Namespace) -> list[Part]:
     workers = ("--workers", str(args.workers))
     collect = ("collect", args.task, "--config", args.config, *workers)
     demonstrations = ("--episodes", str(args.demonstrations))
+    checkpoint = checkpoint_of(args)
     train = ("train", args.task, args.policy_config, "--config", args.config)
+    if args.config != ENV_CONFIG:
+        train = (*train, "--out", str(checkpoint))
     train = (*train, *demonstrations, *shlex.split(args.train_options))
     parts = [
         Part(
@@ -92,7 +96,6 @@ def plan_parts(args: argparse.Namespace) -> list[Part]:
         ),
         Part("train", f"train {args.policy_config} on them", train),
     ]
-    checkpoint = Path("outputs/checkpoints") / args.task / Path(args.policy_config).stem
     for policy in POLICIES:
         words = [
             *("eval", args.task, policy, "--config", args.config, *workers),
@@ -105,6 +108,13 @@ def plan_parts(args: argparse.Namespace) -> list[Part]:
         title = f"evaluate {policy} on {args.episodes} seeds that it never saw"
         parts.append(Part(f"eval {policy}", title, tuple(words)))
     return parts
+
+
+def checkpoint_of(args: argparse.Namespace) -> Path:
+    """Where the demo trains: `twinbench train`'s own folder, or one beside it for other scenes."""
+    config = Path(args.config).stem
+    scenes = args.task if config == ENV_CONFIG else f"{args.task}-{config}"
+    return Path("outputs/checkpoints") / scenes / Path(args.policy_config).stem
 
 
 def folder_of(args: argparse.Namespace, policy: str) -> Path:
