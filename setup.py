@@ -34,6 +34,7 @@ setup(
         "accelerate>=0.34",
         "diffusers>=0.11",
         "einops>=0.6",
+        "gymnasium>=0.29",
         "h5py>=3.8",
         "imageio-ffmpeg>=0.4.9",
         "jinja2>=3.1",

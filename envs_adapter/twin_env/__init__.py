@@ -3,6 +3,7 @@
 from twin_env.backends import environment_fingerprint, list_tasks, make_env
 from twin_env.canary import RendererCheck, check_renderer
 from twin_env.config import load_env_config
+from twin_env.gym_registration import register_robotwin, register_when_imported
 from twin_env.task_env import (
     DetailedTaskEnv,
     InvalidActionError,
@@ -23,4 +24,7 @@ __all__ = [
     "list_tasks",
     "load_env_config",
     "make_env",
+    "register_robotwin",
 ]
+
+register_when_imported()

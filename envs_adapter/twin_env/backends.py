@@ -7,30 +7,41 @@ import importlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from twin_env.config import deciding
 from twin_env.names import unknown
 from twin_env.task_env import TaskEnv
 
 BACKENDS = ("embedded",)
+"""Those that the commands run on."""
+ROBOTWIN = "robotwin"
+"""Reached from Python, with the root of a checkout."""
 _EMBEDDED = Path(__file__).with_name("embedded")
 _DECIDES_NOTHING = frozenset({"tasks", "canary", "canary.py", "__pycache__"})
 """Files and folders of the simulator that every task's episodes are independent of."""
 
 
-def list_tasks(backend: str = "embedded") -> list[str]:
-    """Names of the tasks that a backend offers."""
-    check_backend(backend)
+def list_tasks(backend: str = "embedded", *, root: str | PathLike[str] | None = None) -> list[str]:
+    """Names of the tasks that a backend offers; `robotwin`'s are those of the checkout `root`."""
+    if _is_robotwin(backend, root):
+        return list(_robotwin().list_robotwin_tasks(root))
     return sorted(p.stem for p in (_EMBEDDED / "tasks").glob("*.py") if p.stem != "__init__")
 
 
-def make_env(task: str, backend: str = "embedded") -> TaskEnv:
-    """A task of a backend, not yet set up.
+def make_env(
+    task: str, backend: str = "embedded", *, root: str | PathLike[str] | None = None
+) -> TaskEnv:
+    """A task of a backend, not yet set up; `robotwin`'s is that of the checkout `root`.
 
     Raises:
         ValueError: unknown backend or task; the error names the nearest match.
     """
+    if _is_robotwin(backend, root):
+        env: TaskEnv = _robotwin().make_robotwin_task(task, root)
+        return env
     if task not in list_tasks(backend):
         raise unknown("task", task, list_tasks(backend))
     module = importlib.import_module(f"twin_env.embedded.tasks.{task}")
@@ -43,7 +54,6 @@ def environment_fingerprint(
     """Part name -> digest or version of everything that decides what an episode looks like."""
     if task not in list_tasks(backend):
         raise unknown("task", task, list_tasks(backend))
-    deciding = {key: value for key, value in config.items() if key != "episode_num"}
     simulator = hashlib.sha256()
     for path in sorted(p for p in _EMBEDDED.rglob("*") if p.is_file()):
         place = path.relative_to(_EMBEDDED)
@@ -55,7 +65,7 @@ def environment_fingerprint(
         "task": task,
         "task_file": _digest((_EMBEDDED / "tasks" / f"{task}.py").read_bytes()),
         "instructions": _digest((_EMBEDDED / "tasks" / f"{task}.json").read_bytes()),
-        "config": _digest(json.dumps(deciding, sort_keys=True).encode()),
+        "config": _digest(json.dumps(deciding(config), sort_keys=True).encode()),
         "simulator": simulator.hexdigest()[:16],
         "sapien": importlib.metadata.version("sapien"),
     }
@@ -65,6 +75,24 @@ def check_backend(backend: str) -> None:
     """Raises ValueError, with the nearest match, if there is no such simulator."""
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
+
+
+def _is_robotwin(backend: str, root: str | PathLike[str] | None) -> bool:
+    if backend != ROBOTWIN:
+        check_backend(backend)
+        if root is not None:
+            raise ValueError(f"only the {ROBOTWIN} backend has a root, not {backend}: {root}")
+        return False
+    if root is None:
+        raise ValueError(
+            f"the {ROBOTWIN} backend needs the root of a RoboTwin checkout, which Python code "
+            f"gives; the commands run on: {', '.join(BACKENDS)}"
+        )
+    return True
+
+
+def _robotwin() -> Any:
+    return importlib.import_module("twin_env.robotwin_tasks")
 
 
 def _digest(content: bytes) -> str:

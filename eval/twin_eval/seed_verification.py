@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from twin_env.expert_attributes import attributes_of, changed
+from twin_env.instructions import draw_instructions
 from twin_env.task_env import UnstableError
 from twin_env.workers import Done, Outcome, Raised, WorkerPool
 from twin_eval.environments import EnvironmentSpec
-from twin_eval.instructions import draw_instructions
 
 ATTEMPTS = 2
 """A seed that broke the simulator is verified once more."""

@@ -20,10 +20,10 @@ import pytest
 
 from twin_env import environment_fingerprint, load_env_config
 from twin_env.expert_attributes import restore
+from twin_env.instructions import SPLITS
 from twin_env.workers import Done, Outcome, Raised
 from twin_eval import seed_plan
 from twin_eval.environments import EnvironmentSpec
-from twin_eval.instructions import SPLITS
 from twin_eval.seed_plan import (
     BrokenMachineError,
     SeedPlan,
