@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from twin_env.expert_attributes import restore
+from twin_env.task_env import UnstableError
 from twin_env.workers import guard, unguard
 from twin_eval.environments import EnvironmentSpec
 from twin_eval.measured import MeasuredEnv
@@ -184,6 +185,8 @@ def describe_error(error: BaseException) -> str:
     """One line: the error's type, its text, and the innermost line of code that raised it."""
     if isinstance(error, PolicyError):
         return str(error)
+    if isinstance(error, UnstableError):
+        return f"unstable: {error}"
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

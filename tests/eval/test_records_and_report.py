@@ -10,7 +10,14 @@ from record_fixtures import make_cell
 from record_fixtures import make_record as record
 
 from twin_eval.records import PARTS, record_from_dict, record_to_dict
-from twin_eval.report import episodes_csv, format_rate, summarise, summary_csv, summary_text
+from twin_eval.report import (
+    clamped_note,
+    episodes_csv,
+    format_rate,
+    summarise,
+    summary_csv,
+    summary_text,
+)
 
 
 def lines_of(text: str) -> list[dict[str, str]]:
@@ -59,6 +66,16 @@ def test_errors_are_neither_successes_nor_failures() -> None:
     assert row.mean_steps == 30
     assert row.median_success_step == 15
     assert row.wall_s == 2.5
+
+
+def test_clamped_actions_are_counted_and_told() -> None:
+    records = [record(0, clamped_actions=3), record(1, "error", clamped_actions=4)]
+    rows = summarise([*records, record(0, policy="careful", clamped_actions=0)])
+    assert [row.clamped_actions for row in rows] == [7, 0]
+    assert clamped_note(rows) == (
+        "Actions beyond the joint limits, clamped: scripted on reach_number 7."
+    )
+    assert clamped_note(rows[1:]) == ""
 
 
 def test_intervals_are_the_published_ones_for_8_of_10() -> None:
@@ -112,7 +129,7 @@ def test_episode_columns_hold_what_was_recorded_and_times_come_last() -> None:
 def test_summary_keeps_its_columns() -> None:
     header = summary_csv(summarise([record()])).splitlines()[0].split(",")
     wanted = """task config policy n successes rate wilson_low wilson_high clopper_pearson_low
-        clopper_pearson_high errors mean_steps median_success_step wall_s"""
+        clopper_pearson_high errors mean_steps median_success_step clamped_actions wall_s"""
     assert header == wanted.split()
 
 

@@ -24,7 +24,13 @@ from twin_eval.evaluation import Settings, make_cell, open_works, training_of
 from twin_eval.journal import JournalError, find_runs
 from twin_eval.live import CellProgress, EpisodeDisplay
 from twin_eval.records import EpisodeRecord
-from twin_eval.report import Comparison, load_runs, summary_text, write_report
+from twin_eval.report import (
+    Comparison,
+    clamped_note,
+    load_runs,
+    summary_text,
+    write_report,
+)
 from twin_eval.runner import run_works
 from twin_eval.seed_plan import PlanEntry, complete_plan
 from twin_eval.stopping import EarlyStop
@@ -292,6 +298,8 @@ def report(works: Sequence[Work], root: Path, *, drawn: bool) -> int:
     for one in files.comparisons:
         if (one.task, one.a) in ours or (one.task, one.b) in ours:
             print(f"  {describe_comparison(one)}")
+    if clamped := clamped_note(files.rows):
+        print(f"  {clamped}")
     records = [record for work in works for record in work.journal.records]
     errors = [record for record in records if record.outcome == "error"]
     for reason, count in Counter(record.reason for record in errors).most_common(5):

@@ -5,6 +5,7 @@ from twin_eval.report.files import ReportFiles, write_report
 from twin_eval.report.runs import Run, gather, load_runs
 from twin_eval.report.tables import (
     SummaryRow,
+    clamped_note,
     episodes_csv,
     format_rate,
     summarise,
@@ -17,6 +18,7 @@ __all__ = [
     "ReportFiles",
     "Run",
     "SummaryRow",
+    "clamped_note",
     "compare",
     "episodes_csv",
     "format_rate",

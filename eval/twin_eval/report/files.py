@@ -17,6 +17,7 @@ from twin_eval.report.comparison_tables import (
 from twin_eval.report.runs import Evidence, Run, gather, load_runs
 from twin_eval.report.tables import (
     SummaryRow,
+    clamped_note,
     episodes_csv,
     summarise,
     summary_csv,
@@ -99,7 +100,7 @@ def write_report(
             comparison_latex(rows, comparisons, confidence=confidence),
         )
         texts |= dict(zip(COMPARISON_NAMES, tables, strict=True))
-    notes: list[str] = list(evidence.notes)
+    notes = [*evidence.notes, *filter(None, [clamped_note(rows)])]
     drawings: dict[str, str] = {}
     if drawn:
         from twin_eval.report.page import render_page

@@ -72,6 +72,8 @@ class SummaryRow:
     """Mean actions of the scored episodes."""
     median_success_step: float | None
     """Median actions until success, of the successes; None without any."""
+    clamped_actions: int
+    """Actions of all episodes that lay beyond what the arms can do and were clamped."""
     wall_s: float
     """Wall time of all episodes added up (with W workers, about W times the run's), seconds."""
 
@@ -120,8 +122,20 @@ def _summary_row(cell: Cell, records: Sequence[EpisodeRecord], confidence: float
         errors=len(records) - n,
         mean_steps=round(sum(record.steps for record in scored) / n, 1) if n else None,
         median_success_step=float(median(steps)) if steps else None,
+        clamped_actions=sum(record.clamped_actions for record in records),
         wall_s=round(sum(record.wall_s for record in records), 2),
     )
+
+
+def clamped_note(rows: Sequence[SummaryRow]) -> str:
+    """Whose actions were clamped, and how many; empty if nobody's."""
+    names = name_tasks((row.task, row.config) for row in rows)
+    told = [
+        f"{row.policy} on {names[row.task, row.config]} {row.clamped_actions:,}"
+        for row in rows
+        if row.clamped_actions
+    ]
+    return f"Actions beyond the joint limits, clamped: {'; '.join(told)}." if told else ""
 
 
 def episodes_csv(records: Sequence[EpisodeRecord]) -> str:
