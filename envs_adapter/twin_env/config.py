@@ -16,6 +16,15 @@ from twin_env.names import unknown
 ARM_JOINTS = {"twin-arm6": 6, "twin-arm7": 7}
 """The embedded simulator's arms, and their joints without the gripper."""
 
+ROBOTWIN_ARM_JOINTS = {
+    "aloha-agilex": 6,
+    "piper": 6,
+    "ARX-X5": 6,
+    "ur5-wsg": 6,
+    "franka-panda": 7,
+}
+"""RoboTwin's arms, which the embedded simulator has not, and their joints."""
+
 DEFAULTS: dict[str, Any] = {
     "episode_num": 50,
     "save_freq": 15,
@@ -28,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
         "random_table_height": 0,
         "random_light": False,
         "crazy_random_light_rate": 0,
+        "random_embodiment": False,
     },
     "camera": {
         "head_camera_type": "D435",
@@ -44,9 +54,37 @@ DEFAULTS: dict[str, Any] = {
         "mesh_segmentation": False,
         "actor_segmentation": False,
         "third_view": False,
+        # RoboTwin's spelling: the point cloud is of all cameras, not of the head's alone.
+        "conbine": False,
+        "observer": False,
     },
+    "pcd_down_sample_num": 1024,
+    "pcd_crop": True,
     "shadow_map_size": 512,
+    # Keys of RoboTwin's files that mean nothing here (see `DECIDE_NOTHING`).
+    "render_freq": 0,
+    "use_seed": False,
+    "language_num": 100,
+    "save_path": "./data",
+    "clear_cache_freq": 5,
+    "collect_data": True,
+    "eval_video_log": True,
 }
+
+DECIDE_NOTHING = (
+    "episode_num",
+    "render_freq",
+    "use_seed",
+    "language_num",
+    "save_path",
+    "clear_cache_freq",
+    "collect_data",
+    "eval_video_log",
+    "domain_randomization.random_embodiment",
+    "data_type.observer",
+)
+"""Keys that no episode depends on. All but the first are known so that RoboTwin's files load, and
+used nowhere: RoboTwin itself reads neither `random_embodiment` nor `observer`."""
 
 _NOT_BUILT_YET = {
     "domain_randomization": (
@@ -57,7 +95,6 @@ _NOT_BUILT_YET = {
         "random_light",
         "crazy_random_light_rate",
     ),
-    "data_type": ("depth", "pointcloud", "mesh_segmentation", "actor_segmentation", "third_view"),
 }
 
 
@@ -136,6 +173,12 @@ def read_embodiment(config: Mapping[str, Any], *, source: str = "config") -> Emb
             f"{source}: embodiment is [arm] or [left arm, right arm, metres between their bases], "
             f"not {given!r}"
         )
+    if any(name in ROBOTWIN_ARM_JOINTS for name in given[:2]):
+        ours = [_arm_like(name) for name in given[:2]]
+        raise ValueError(
+            f"{source}: embodiment {given!r} names RoboTwin's arms, which the embedded simulator "
+            f"has not; its own with as many joints are [{', '.join(map(str, ours + given[2:]))}]"
+        )
     for name in given[:2]:
         if name not in ARM_JOINTS:
             raise unknown(f"embodiment in {source}", str(name), ARM_JOINTS)
@@ -149,6 +192,21 @@ def read_embodiment(config: Mapping[str, Any], *, source: str = "config") -> Emb
     return Embodiment(left, right, float(distance))
 
 
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the keys that no episode depends on."""
+    kept = copy.deepcopy(dict(config))
+    for key in DECIDE_NOTHING:
+        *section, name = key.split(".")
+        (kept.get(section[0], {}) if section else kept).pop(name, None)
+    return kept
+
+
+def _arm_like(name: object) -> object:
+    """Our arm with as many joints as RoboTwin's of that name; any other name as it is."""
+    joints = ROBOTWIN_ARM_JOINTS.get(str(name))
+    return next((arm for arm, n in ARM_JOINTS.items() if n == joints), name)
+
+
 def _check_offered(config: Mapping[str, Any], source: str) -> None:
     for section, keys in _NOT_BUILT_YET.items():
         for key in keys:
@@ -157,12 +215,17 @@ def _check_offered(config: Mapping[str, Any], source: str) -> None:
                     f"{source}: {section}.{key}={config[section][key]!r} is not offered by the "
                     "embedded simulator yet; set it to false or 0"
                 )
-    for key in ("rgb", "endpose", "qpos"):
-        if not config["data_type"][key]:
-            raise ValueError(
-                f"{source}: data_type.{key} cannot be turned off in the embedded simulator; "
-                "set it to true"
-            )
+    if config["data_type"]["pointcloud"] and not config["camera"]["collect_head_camera"]:
+        raise ValueError(
+            f"{source}: data_type.pointcloud is of what the head camera sees, and "
+            "camera.collect_head_camera is false; turn it on, or the point cloud off"
+        )
+    number = config["pcd_down_sample_num"]
+    if number < 0 or number != int(number):
+        raise ValueError(
+            f"{source}: pcd_down_sample_num is a number of points, or 0 for all of them, "
+            f"not {number!r}"
+        )
     for key in ("head_camera_type", "wrist_camera_type"):
         if config["camera"][key] not in CAMERA_TYPES:
             raise unknown(f"camera.{key} in {source}", config["camera"][key], CAMERA_TYPES)

@@ -22,18 +22,87 @@ def test_an_unknown_config_names_the_nearest() -> None:
         ({"save_frq": 15}, "did you mean 'save_freq'"),
         ({"camera": {"head_camera_typ": "D435"}}, "did you mean 'head_camera_type'"),
         ({"camera": "D435"}, "camera must be a mapping"),
-        ({"data_type": {"depth": True}}, "not offered by the embedded simulator yet"),
+        ({"data_type": {"dept": True}}, "did you mean 'depth'"),
+        (
+            {"data_type": {"pointcloud": True}, "camera": {"collect_head_camera": False}},
+            r"pointcloud is of what the head camera sees, and camera\.collect_head_camera is false",
+        ),
+        ({"pcd_down_sample_num": 0.5}, "pcd_down_sample_num is a number of points"),
+        ({"pcd_down_sample_num": -1}, "pcd_down_sample_num is a number of points"),
+        ({"render_freq": "often"}, "render_freq must be a number"),
         ({"embodiment": ["franka"]}, "unknown embodiment .*'franka'"),
         ({"save_freq": 0}, "save_freq must be at least 1"),
         ({"save_freq": None}, "save_freq must be a number, such as 15, not None"),
         ({"embodiment": "twin-arm6"}, "embodiment must be a list"),
         ({"camera": {"head_camera_type": "D453"}}, "'D453'; did you mean 'D435'"),
-        ({"data_type": {"rgb": False}}, r"data_type\.rgb cannot be turned off"),
     ],
 )
 def test_bad_keys_and_values_are_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         complete_env_config(given)
+
+
+ROBOTWINS_FILE = """
+render_freq: 0
+episode_num: 50
+use_seed: false
+save_freq: 15
+embodiment: [twin-arm6]
+language_num: 100
+domain_randomization:
+  random_background: false
+  cluttered_table: false
+  clean_background_rate: 1
+  random_head_camera_dis: 0
+  random_table_height: 0
+  random_light: false
+  crazy_random_light_rate: 0
+  random_embodiment: false
+camera:
+  head_camera_type: D435
+  wrist_camera_type: D435
+  collect_head_camera: true
+  collect_wrist_camera: true
+data_type:
+  rgb: true
+  third_view: false
+  depth: false
+  pointcloud: false
+  observer: false
+  endpose: true
+  qpos: true
+  mesh_segmentation: false
+  actor_segmentation: false
+pcd_down_sample_num: 1024
+pcd_crop: true
+save_path: ./data
+clear_cache_freq: 5
+collect_data: true
+eval_video_log: true
+"""
+"""All keys of RoboTwin's own files; of its values only the arm is another."""
+
+
+def test_robotwins_file_is_the_same_environment(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.yml"
+    path.write_text(ROBOTWINS_FILE)
+    theirs = environment_fingerprint("beat_block_hammer", load_env_config(str(path)))
+    ours = environment_fingerprint("beat_block_hammer", load_env_config("demo_clean"))
+    assert theirs == ours
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["aloha-agilex"], r"\[twin-arm6\]"),
+        (["franka-panda"], r"\[twin-arm7\]"),
+        (["ARX-X5", "franka-panda", 0.6], r"\[twin-arm6, twin-arm7, 0\.6\]"),
+        (["twin-arm7", "piper", 0.7], r"\[twin-arm7, twin-arm6, 0\.7\]"),
+    ],
+)
+def test_robotwins_arms_are_answered_with_ours(theirs: list[object], ours: str) -> None:
+    with pytest.raises(ValueError, match=f"its own with as many joints are {ours}"):
+        complete_env_config({"embodiment": theirs})
 
 
 def test_a_config_file_is_read_by_path(tmp_path: Path) -> None:
@@ -51,11 +120,18 @@ def test_an_unknown_task_names_the_nearest() -> None:
         make_env("beat_hammer")
 
 
-def test_how_many_episodes_are_wanted_is_not_part_of_the_environment() -> None:
+def test_what_no_episode_depends_on_is_not_part_of_the_environment() -> None:
     config = load_env_config("demo_clean")
-    more = {**config, "episode_num": config["episode_num"] + 1}
+    other = {
+        **config,
+        "episode_num": config["episode_num"] + 1,
+        "save_path": "elsewhere",
+        "data_type": {**config["data_type"], "observer": True},
+    }
     fingerprint = environment_fingerprint("beat_block_hammer", config)
-    assert environment_fingerprint("beat_block_hammer", more) == fingerprint
+    assert environment_fingerprint("beat_block_hammer", other) == fingerprint
+    deeper = {**config, "data_type": {**config["data_type"], "depth": True}}
+    assert environment_fingerprint("beat_block_hammer", deeper) != fingerprint
 
 
 def test_the_fingerprint_follows_the_config_and_nothing_else() -> None:

@@ -19,11 +19,13 @@ from twin_env.embedded.cameras import Camera
 from twin_env.embedded.expert import Expert
 from twin_env.embedded.kinematics import ARM_MODELS, UnreachableError
 from twin_env.embedded.motion import PHYSICS_HZ, follow, stretch
+from twin_env.embedded.observations import SEGMENTATIONS, observe
 from twin_env.embedded.robot import SIDES, Arm, load_arm
 from twin_env.embedded.rotations import Array, quaternion_to_matrix
 from twin_env.embedded.scene import TABLE_TOP_M, Scene
 from twin_env.embedded.stages import Stages
 from twin_env.names import unknown
+from twin_env.point_clouds import CloudSpec, crop_over_table
 from twin_env.task_env import InvalidActionError, Observation, UnstableError
 
 ACTION_TYPES = ("qpos", "ee")
@@ -111,7 +113,7 @@ class EmbeddedTask(Stages, Expert):
         self.actors: list[Actor] = []
         self.prohibited_area: list[tuple[float, float, float, float]] = []
         self._cameras: list[Camera] = self._add_cameras(self._scene) if render else []
-        self._observers: dict[tuple[int, int], Camera] = {}
+        self._observers: dict[tuple[int, int] | None, Camera] = {}
         self.load_actors()
         for _ in range(SETTLE_TICKS):
             self._scene.step()
@@ -119,32 +121,17 @@ class EmbeddedTask(Stages, Expert):
         self._settled_m = {actor.get_name(): actor.get_pose().p for actor in self.actors}
 
     def get_obs(self) -> Observation:
-        """RoboTwin's observation of this moment; renders only here."""
-        pictures: dict[str, dict[str, Any]] = {}
-        if self._cameras:
-            self.scene.sapien.update_render()
-            for camera in self._cameras:
-                camera.expose()
-            for camera in self._cameras:
-                pictures[camera.name] = {"rgb": camera.rgb(), **camera.matrices()}
-        left, right = self.arms["left"], self.arms["right"]
-        return {
-            "observation": pictures,
-            "pointcloud": [],
-            "joint_action": {
-                "left_arm": left.targets_rad.tolist(),
-                "left_gripper": left.gripper,
-                "right_arm": right.targets_rad.tolist(),
-                "right_gripper": right.gripper,
-                "vector": self.drive_vector(),
-            },
-            "endpose": {
-                "left_endpose": left.endpose(),
-                "left_gripper": left.gripper,
-                "right_endpose": right.endpose(),
-                "right_gripper": right.gripper,
-            },
-        }
+        """RoboTwin's observation of this moment (see `observations.observe`); renders only here.
+
+        `joint_action` holds drive targets, as in RoboTwin; `joint_state` what the physics measures.
+        """
+        config = self.config
+        cloud = CloudSpec(
+            n_points=int(config["pcd_down_sample_num"]),
+            crop_m=crop_over_table(self.table_z_bias) if config["pcd_crop"] else None,
+            all_cameras=config["data_type"]["conbine"],
+        )
+        return observe(self.scene, self.arms, self._cameras, config["data_type"], cloud)
 
     def take_action(self, action: NDArray[np.float64], action_type: str = "qpos") -> None:
         """Drive both arms to absolute targets, [left arm, gripper, right arm, right gripper].
@@ -260,13 +247,13 @@ class EmbeddedTask(Stages, Expert):
     def render_video_frame(self, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """(H, W, 3) RGB of the scene as a bystander sees it, by default the head camera's view;
         `size` (width, height) asks for the observer's camera."""
-        if size is None:
-            camera = self._cameras[0]
-        else:
-            if size not in self._observers:
+        if size not in self._observers:
+            if size is None:
+                self._observers[size] = self._head_view()
+            else:
                 kind = CameraType(*size, fovy_rad=0.72)
                 self._observers[size] = cameras.observer_camera(self.scene, kind)
-            camera = self._observers[size]
+        camera = self._observers[size]
         self.scene.sapien.update_render()
         camera.expose()
         return camera.rgb()
@@ -298,17 +285,29 @@ class EmbeddedTask(Stages, Expert):
         }
 
     def _add_cameras(self, scene: Scene) -> list[Camera]:
-        wanted = self.config["camera"]
+        wanted, data_type = self.config["camera"], self.config["data_type"]
+        labels = any(data_type[key] for key in SEGMENTATIONS)
         rig = []
         if wanted["collect_head_camera"]:
             kind = CAMERA_TYPES[wanted["head_camera_type"]]
-            rig.append(cameras.head_camera(scene, kind))
+            rig.append(cameras.head_camera(scene, kind, labels=labels))
         if wanted["collect_wrist_camera"]:
             kind = CAMERA_TYPES[wanted["wrist_camera_type"]]
             names = (cameras.LEFT_WRIST, cameras.RIGHT_WRIST)
             for side, name in zip(SIDES, names, strict=True):
-                rig.append(cameras.wrist_camera(scene, self.arms[side], name, kind))
+                arm = self.arms[side]
+                rig.append(cameras.wrist_camera(scene, arm, name, kind, labels=labels))
+        if data_type["third_view"]:
+            rig.append(cameras.third_view_camera(scene))
         return rig
+
+    def _head_view(self) -> Camera:
+        """The head camera, also where the config leaves it out of the observations."""
+        for camera in self._cameras:
+            if camera.name == cameras.HEAD:
+                return camera
+        kind = CAMERA_TYPES[self.config["camera"]["head_camera_type"]]
+        return cameras.head_camera(self.scene, kind)
 
     def _advance(self, ticks: int = 1) -> None:
         """Step the physics of an expert's motion and keep the frames that are due."""

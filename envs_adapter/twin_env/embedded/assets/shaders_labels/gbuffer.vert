@@ -1,0 +1,2 @@
+#version 450
+#include "../shaders/gbuffer_vert.glsl"
