@@ -29,10 +29,10 @@ from twin_env.embedded.rotations import Array, matrix_to_quaternion, rotation_ab
 from twin_env.embedded.scene import Part
 from twin_env.embedded.shapes import Profile, extruded, hull, revolved, turned_body
 
-TRAY_HALF_M = (0.135, 0.095)
+TRAY_HALF_M = (0.125, 0.095)
 TRAY_FLOOR_M = 0.005
 TRAYS = {"brown": TRAY_BROWN, "teal": TRAY_TEAL, "grey": TRAY_GREY}
-SPOT_M = 0.065
+SPOT_M = 0.06
 """How far left and right of the tray's middle the burger and the fries belong."""
 ON_SPOT_M = 0.08
 
@@ -67,12 +67,12 @@ class place_burger_fries(EmbeddedTask):
     )
 
     def load_actors(self) -> None:
-        """RoboTwin's places, but the outer ones drawn nearer by 2 cm (burger) and up to 7 cm
+        """RoboTwin's places, but the outer ones drawn nearer by 2 cm (burger) and up to 9 cm
         (fries): the head camera's view ends at x = 0.27 there."""
         table_m = self.table_top_m
         tray_at = self.rand_pose(xlim=(0.0, 0.0), ylim=(-0.15, -0.1), z=table_m)
         burger_at = self.rand_pose(xlim=(-0.28, -0.23), ylim=(-0.15, -0.07), z=table_m + 0.001)
-        fries_at = self.rand_pose(xlim=(0.19, 0.23), ylim=(-0.15, -0.07), z=table_m + 0.001)
+        fries_at = self.rand_pose(xlim=(0.175, 0.21), ylim=(-0.15, -0.07), z=table_m + 0.001)
         self.tray_color = str(self.rng.choice(list(TRAYS)))
         self.tray = self.create_actor(
             "tray",
