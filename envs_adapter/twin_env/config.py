@@ -86,16 +86,13 @@ DECIDE_NOTHING = (
 """Keys that no episode depends on. All but the first are known so that RoboTwin's files load, and
 used nowhere: RoboTwin itself reads neither `random_embodiment` nor `observer`."""
 
-_NOT_BUILT_YET = {
-    "domain_randomization": (
-        "random_background",
-        "cluttered_table",
-        "random_head_camera_dis",
-        "random_table_height",
-        "random_light",
-        "crazy_random_light_rate",
-    ),
+_RANDOMISATION_LIMITS = {
+    "clean_background_rate": (1.0, "a share of the seeds"),
+    "crazy_random_light_rate": (1.0, "a share of the seeds"),
+    "random_head_camera_dis": (0.5, "metres"),
+    "random_table_height": (0.1, "metres that the table is lowered at most"),
 }
+"""Key -> its highest value (the lowest is 0), and what it counts."""
 
 
 def config_folder() -> Path:
@@ -208,13 +205,7 @@ def _arm_like(name: object) -> object:
 
 
 def _check_offered(config: Mapping[str, Any], source: str) -> None:
-    for section, keys in _NOT_BUILT_YET.items():
-        for key in keys:
-            if config[section][key]:
-                raise ValueError(
-                    f"{source}: {section}.{key}={config[section][key]!r} is not offered by the "
-                    "embedded simulator yet; set it to false or 0"
-                )
+    _check_randomisation(config["domain_randomization"], f"{source}: domain_randomization")
     if config["data_type"]["pointcloud"] and not config["camera"]["collect_head_camera"]:
         raise ValueError(
             f"{source}: data_type.pointcloud is of what the head camera sees, and "
@@ -230,6 +221,24 @@ def _check_offered(config: Mapping[str, Any], source: str) -> None:
         if config["camera"][key] not in CAMERA_TYPES:
             raise unknown(f"camera.{key} in {source}", config["camera"][key], CAMERA_TYPES)
     read_embodiment(config, source=source)
+
+
+def _check_randomisation(section: Mapping[str, Any], where: str) -> None:
+    for key, (highest, unit) in _RANDOMISATION_LIMITS.items():
+        if not 0.0 <= section[key] <= highest:
+            raise ValueError(
+                f"{where}.{key} is from 0 to {highest:g} ({unit}), not {section[key]!r}"
+            )
+    if section["crazy_random_light_rate"] and not section["random_light"]:
+        raise ValueError(
+            f"{where}.crazy_random_light_rate={section['crazy_random_light_rate']!r} does nothing "
+            "while random_light is false; set random_light to true, or the rate to 0"
+        )
+    if section["random_embodiment"]:
+        raise ValueError(
+            f"{where}.random_embodiment is not offered (nor used in RoboTwin); set it to false and "
+            "name the arms in `embodiment`"
+        )
 
 
 def _overlay(base: dict[str, Any], given: Mapping[str, Any], *, where: str) -> None:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from twin_env.camera_types import CAMERA_TYPES, CameraType
 from twin_env.config import complete_env_config, read_embodiment
-from twin_env.embedded import cameras
+from twin_env.embedded import cameras, clutter
 from twin_env.embedded.actor import Actor
 from twin_env.embedded.cameras import Camera
 from twin_env.embedded.expert import Expert
 from twin_env.embedded.kinematics import ARM_MODELS, UnreachableError
 from twin_env.embedded.motion import PHYSICS_HZ, follow, stretch
 from twin_env.embedded.observations import SEGMENTATIONS, observe
+from twin_env.embedded.randomisation import draw_randomisation
 from twin_env.embedded.robot import SIDES, Arm, load_arm
 from twin_env.embedded.rotations import Array, quaternion_to_matrix
 from twin_env.embedded.scene import TABLE_TOP_M, Scene
@@ -30,6 +31,7 @@ from twin_env.task_env import InvalidActionError, Observation, UnstableError
 
 ACTION_TYPES = ("qpos", "ee")
 SETTLE_TICKS = 100
+BEYOND_THE_ROOM_M = 5.0
 IDLE_ACTION_TICKS = 50
 """What an action costs that moves no arm, as in RoboTwin."""
 ACTION_SPEED_RAD_S = 1.0
@@ -57,6 +59,8 @@ class EmbeddedTask(Stages, Expert):
         self._instruction = ""
         self._acted_ticks = 0
         self._frames_kept = 0
+        self.clutter: list[clutter.Placed] = []
+        """What stands on a cluttered table and is of no task."""
         self._settled_m = {}
         self._scene: Scene | None = None
 
@@ -101,13 +105,20 @@ class EmbeddedTask(Stages, Expert):
         self.take_action_cnt, self.clamped_actions, self.stages_reached = 0, 0, 0
         self.eval_success, self.plan_success = False, True
         self._tick, self._acted_ticks, self._frames_kept = 0, 0, 0
-        self.info = {"cluttered_table_info": [], "texture_info": _NO_TEXTURES, "info": {}}
-        shadow_map_size = int(self.config["shadow_map_size"])
-        self.table_z_bias = 0.0
+        look = draw_randomisation(
+            self.config["domain_randomization"], self.seed, is_test=self.is_test
+        )
+        self.randomisation = look
+        self.table_z_bias = look.table_z_bias_m
+        self.info = {"cluttered_table_info": [], "texture_info": look.texture_info(), "info": {}}
         self._scene = Scene(
             render=render,
-            shadow_map_size=shadow_map_size,
+            shadow_map_size=int(self.config["shadow_map_size"]),
             table_at_m=(*self.table_xy_bias, self.table_top_m),
+            lighting=look.lighting,
+            flicker=look.flicker(),
+            wall_texture=look.wall_texture,
+            table_texture=look.table_texture,
         )
         self.arms: dict[str, Arm] = self._load_arms(self._scene)
         self.actors: list[Actor] = []
@@ -115,9 +126,19 @@ class EmbeddedTask(Stages, Expert):
         self._cameras: list[Camera] = self._add_cameras(self._scene) if render else []
         self._observers: dict[tuple[int, int] | None, Camera] = {}
         self.load_actors()
+        things = clutter.scatter(
+            self._scene,
+            look.clutter,
+            table_at_m=(*self.table_xy_bias, self.table_top_m),
+            actors=self.actors,
+            prohibited=self.prohibited_area,
+            hands_m=[arm.tcp_of(arm.targets_rad)[0] for arm in self.arms.values()],
+        )
         for _ in range(SETTLE_TICKS):
             self._scene.step()
         self._require_rest()
+        self.clutter = clutter.keep_standing(self._scene, things, self.settled_speed_m_s)
+        self.info.update(clutter.describe(look.clutter, things, self.clutter))
         self._settled_m = {actor.get_name(): actor.get_pose().p for actor in self.actors}
 
     def get_obs(self) -> Observation:
@@ -179,6 +200,7 @@ class EmbeddedTask(Stages, Expert):
             self.watch()
             self._acted_ticks += 1
             if self.check_success():
+                self._require_sane()
                 self.eval_success = True
                 self.stages_reached = len(self.stages)
                 return
@@ -195,6 +217,7 @@ class EmbeddedTask(Stages, Expert):
         """Drop the scene; the next `setup_demo` builds a new one."""
         self._scene = None
         self.arms, self.actors, self._cameras, self._observers = {}, [], [], {}
+        self.clutter = []
         self._settled_m = {}
 
     # Ours ---------------------------------------------------------------------------------
@@ -254,14 +277,14 @@ class EmbeddedTask(Stages, Expert):
                 kind = CameraType(*size, fovy_rad=0.72)
                 self._observers[size] = cameras.observer_camera(self.scene, kind)
         camera = self._observers[size]
-        self.scene.sapien.update_render()
+        self.scene.update_render()
         camera.expose()
         return camera.rgb()
 
     def render_cameras(self, names: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
         """(H, W, 3) RGB of those of the named cameras that the config has, and of no other."""
         wanted = [camera for camera in self._cameras if camera.name in names]
-        self.scene.sapien.update_render()
+        self.scene.update_render()
         for camera in wanted:
             camera.expose()
         return {camera.name: camera.rgb() for camera in wanted}
@@ -290,7 +313,11 @@ class EmbeddedTask(Stages, Expert):
         rig = []
         if wanted["collect_head_camera"]:
             kind = CAMERA_TYPES[wanted["head_camera_type"]]
-            rig.append(cameras.head_camera(scene, kind, labels=labels))
+            rig.append(
+                cameras.head_camera(
+                    scene, kind, labels=labels, offset_m=self.randomisation.head_camera_offset_m
+                )
+            )
         if wanted["collect_wrist_camera"]:
             kind = CAMERA_TYPES[wanted["wrist_camera_type"]]
             names = (cameras.LEFT_WRIST, cameras.RIGHT_WRIST)
@@ -307,7 +334,8 @@ class EmbeddedTask(Stages, Expert):
             if camera.name == cameras.HEAD:
                 return camera
         kind = CAMERA_TYPES[self.config["camera"]["head_camera_type"]]
-        return cameras.head_camera(self.scene, kind)
+        offset = self.randomisation.head_camera_offset_m
+        return cameras.head_camera(self.scene, kind, offset_m=offset)
 
     def _advance(self, ticks: int = 1) -> None:
         """Step the physics of an expert's motion and keep the frames that are due."""
@@ -319,6 +347,7 @@ class EmbeddedTask(Stages, Expert):
                 self._keep_frame()
 
     def _keep_frame(self) -> None:
+        self._require_sane()
         self._frames_kept += 1
         if self.frame_sink is not None:
             self.frame_sink(self)
@@ -373,13 +402,16 @@ class EmbeddedTask(Stages, Expert):
                 )
 
     def _require_sane(self) -> None:
+        """Walls keep what falls or rolls inside the room: only physics that explodes leaves it."""
         for actor in self.actors:
             position = actor.get_pose().p
-            if not (np.all(np.isfinite(position)) and np.max(np.abs(position)) < 5.0):
-                raise UnstableError(f"{actor.get_name()} left the room: {position.tolist()}")
-
-
-_NO_TEXTURES = {"wall_texture": None, "table_texture": None}
+            if not (np.all(np.isfinite(position)) and np.max(np.abs(position)) < BEYOND_THE_ROOM_M):
+                raise UnstableError(
+                    f"{actor.get_name()} left the room: {position.tolist()} (seed {self.seed})"
+                )
+        for side, arm in self.arms.items():
+            if not np.all(np.isfinite(arm.articulation.qpos)):
+                raise UnstableError(f"the {side} arm's joints are not finite (seed {self.seed})")
 
 
 def _placeholders(text: str) -> set[str]:

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import sapien
 
+from twin_env.embedded.textures import SIZE, texture
+
+_MIP_LEVELS = SIZE.bit_length()
+_BRIGHTEST = 0.85
+"""Share of the light that a texture's white reflects: more would glare under the table's lamp."""
+_LINEAR = _BRIGHTEST * np.square(np.arange(256) / 255.0)
+_STORED = np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, 1.055 * _LINEAR ** (1 / 2.4) - 0.055)
+_STORED_BYTES = np.rint(255.0 * _STORED).astype(np.uint8)
+"""Of each byte, the one that the renderer's sRGB textures decode to the linear value meant: its
+square, since the shader takes the square root."""
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -16,12 +27,26 @@ class Finish:
     """sRGB in [0, 1], as an artist names it."""
     roughness: float = 1.0
     """1 is matt, 0 is a mirror-like highlight."""
+    texture: str | None = None
+    """A name in `textures`, shown in place of the color."""
+    repeat_m: float = 1.0
+    """After how far a texture on a box comes again."""
 
     def render_material(self) -> sapien.render.RenderMaterial:
         linear = np.square(self.color)  # The shader takes the square root.
         material = sapien.render.RenderMaterial(base_color=[*linear, 1.0])
         material.roughness = self.roughness
+        if self.texture is not None:
+            material.base_color_texture = _uploaded(self.texture)
         return material
+
+
+def _uploaded(name: str) -> sapien.render.RenderTexture2D:
+    pixels = _STORED_BYTES[texture(name)]
+    opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    return sapien.render.RenderTexture2D(
+        np.concatenate([pixels, opaque], axis=2), "R8G8B8A8Unorm", _MIP_LEVELS, srgb=True
+    )
 
 
 WHITE_PLASTIC = Finish((0.86, 0.87, 0.88), 0.55)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,10 @@ from twin_env.embedded.motion import PHYSICS_HZ
 ASSETS = Path(__file__).with_name("assets")
 TABLE_TOP_M = 0.74
 TABLE_SIZE_M = (1.24, 0.74, 0.04)
+TABLE_REPEAT_M, WALL_REPEAT_M = 0.62, 1.0
+"""After how far a texture comes again."""
+
+Triple = tuple[float, float, float]
 
 
 class RenderingUnavailableError(RuntimeError):
@@ -55,6 +59,34 @@ class Part:
     """A mesh collides as the convex hull of its vertices."""
     visible: bool = True
     mesh: Mesh | None = None
+
+
+@dataclass(frozen=True)
+class DirectionalLight:
+    """Light from far away."""
+
+    direction: Triple
+    """Where it shines to, in the world."""
+    color: Triple
+    """Linear red, green and blue."""
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """All light of a scene; the defaults are the clean scene's."""
+
+    ambient: Triple = (0.44, 0.45, 0.47)
+    """Linear, from all sides."""
+    key: DirectionalLight = DirectionalLight((-0.35, 0.45, -1.0), (0.70, 0.68, 0.64))
+    """Throws shadows."""
+    fill: DirectionalLight = DirectionalLight((0.7, 0.2, -0.6), (0.14, 0.15, 0.18))
+    shadow_half_size_m: float = 0.7
+    """Half of what the shadow map covers across the key light, about the middle of the table."""
+    shadow_far_m: float = 0.45
+    """How far below the middle of the table, along the key light, shadows are looked for."""
+
+
+CLEAN_LIGHTING = Lighting()
 
 
 @functools.lru_cache(maxsize=1)
@@ -108,9 +140,17 @@ class Scene:
         render: bool,
         shadow_map_size: int = 512,
         table_at_m: tuple[float, float, float] = (0.0, 0.0, TABLE_TOP_M),
+        lighting: Lighting = CLEAN_LIGHTING,
+        flicker: Callable[[int], Lighting] | None = None,
+        wall_texture: str | None = None,
+        table_texture: str | None = None,
     ) -> None:
+        """`flicker` gives the colours of the light at a physics tick, where they change."""
         _configure_physics()
         self.renders = render
+        self.ticks = 0
+        """Physics steps so far."""
+        self._flicker = flicker
         self.physics = sapien.physx.PhysxCpuSystem()
         systems: list[sapien.System] = [self.physics]
         if render:
@@ -119,11 +159,20 @@ class Scene:
         self.sapien = sapien.Scene(systems)
         self.physics.timestep = 1.0 / PHYSICS_HZ
         if render:
-            self._add_lights(shadow_map_size)
-        self._add_room(table_at_m)
+            self._add_lights(lighting, shadow_map_size, table_at_m)
+        self._add_room(table_at_m, wall_texture, table_texture)
 
     def step(self) -> None:
         self.physics.step()
+        self.ticks += 1
+
+    def update_render(self) -> None:
+        """Show the cameras where everything is now, in the light of now."""
+        if self._flicker is not None:
+            light = self._flicker(self.ticks)
+            self.sapien.set_ambient_light(light.ambient)
+            self._key.color, self._fill.color = light.key.color, light.fill.color
+        self.sapien.update_render()
 
     def add_object(
         self,
@@ -164,33 +213,44 @@ class Scene:
         self.sapien.add_entity(entity)
         return entity
 
-    def _add_lights(self, shadow_map_size: int) -> None:
-        self.sapien.set_ambient_light([0.44, 0.45, 0.47])
+    def _add_lights(
+        self, lighting: Lighting, shadow_map_size: int, table_at_m: tuple[float, float, float]
+    ) -> None:
+        self.sapien.set_ambient_light(lighting.ambient)
         # The shadow map holds the table and what is on it; the floor is beyond its far plane,
         # since filling the map is most of what shadows cost on a CPU.
-        self.sapien.add_directional_light(
-            [-0.35, 0.45, -1.0],
-            [0.70, 0.68, 0.64],
+        x, y, z = table_at_m
+        self._key = self.sapien.add_directional_light(
+            lighting.key.direction,
+            lighting.key.color,
             shadow=shadow_map_size > 0,
-            position=[0.0, -0.05, 0.9],
-            shadow_scale=0.7,
+            position=[x, y - 0.05, z + 0.16],
+            shadow_scale=lighting.shadow_half_size_m,
             shadow_near=-1.0,
-            shadow_far=0.45,
+            shadow_far=lighting.shadow_far_m,
             shadow_map_size=max(shadow_map_size, 1),
         )
-        self.sapien.add_directional_light([0.7, 0.2, -0.6], [0.14, 0.15, 0.18])
+        self._fill = self.sapien.add_directional_light(lighting.fill.direction, lighting.fill.color)
 
-    def _add_room(self, table_at_m: tuple[float, float, float]) -> None:
+    def _add_room(
+        self,
+        table_at_m: tuple[float, float, float],
+        wall_texture: str | None,
+        table_texture: str | None,
+    ) -> None:
         width, depth, thickness = TABLE_SIZE_M
+        height = table_at_m[2]
+        top = replace(materials.TABLE, texture=table_texture, repeat_m=TABLE_REPEAT_M)
+        wall = replace(materials.WALL, texture=wall_texture, repeat_m=WALL_REPEAT_M)
         half = (width / 2, depth / 2, thickness / 2)
         table = [
-            Part("box", half, materials.TABLE, (0.0, 0.0, -thickness / 2)),
+            Part("box", half, top, (0.0, 0.0, -thickness / 2)),
             *(
                 Part(
                     "box",
-                    (0.03, 0.03, (TABLE_TOP_M - thickness) / 2),
+                    (0.03, 0.03, (height - thickness) / 2),
                     materials.TABLE_EDGE,
-                    (x, y, -(TABLE_TOP_M + thickness) / 2),
+                    (x, y, -(height + thickness) / 2),
                     collides=False,
                 )
                 for x in (-half[0] + 0.05, half[0] - 0.05)
@@ -207,10 +267,10 @@ class Scene:
         self.add_object("table", table, table_at_m, static=True)
         room = [
             Part("box", (3.0, 3.0, 0.05), materials.FLOOR, (0.0, 0.0, -0.05)),
-            Part("box", (3.0, 0.05, 1.5), materials.WALL, (0.0, 1.0, 1.5)),
-            Part("box", (3.0, 0.05, 1.5), materials.WALL, (0.0, -2.0, 1.5)),
-            Part("box", (0.05, 3.0, 1.5), materials.WALL, (-2.0, 0.0, 1.5)),
-            Part("box", (0.05, 3.0, 1.5), materials.WALL, (2.0, 0.0, 1.5)),
+            Part("box", (3.0, 0.05, 1.5), wall, (0.0, 1.0, 1.5)),
+            Part("box", (3.0, 0.05, 1.5), wall, (0.0, -2.0, 1.5)),
+            Part("box", (0.05, 3.0, 1.5), wall, (-2.0, 0.0, 1.5)),
+            Part("box", (0.05, 3.0, 1.5), wall, (2.0, 0.0, 1.5)),
         ]
         self.add_object("room", room, (0.0, 0.0, 0.0), static=True)
 
@@ -233,6 +293,11 @@ def _collision_shape(
 
 def _render_shape(part: Part) -> sapien.render.RenderShape:
     material = part.finish.render_material()
+    if part.kind == "box" and part.finish.texture is not None:
+        mesh = _box_with_uvs(part.size_m, part.finish.repeat_m)
+        return sapien.render.RenderShapeTriangleMesh(
+            mesh.vertices_m, mesh.triangles, mesh.normals, mesh.uvs, material
+        )
     if part.kind == "box":
         return sapien.render.RenderShapeBox(part.size_m, material)
     if part.kind == "cylinder":
@@ -246,6 +311,32 @@ def _render_shape(part: Part) -> sapien.render.RenderShape:
     mesh = part.mesh
     return sapien.render.RenderShapeTriangleMesh(
         mesh.vertices_m, mesh.triangles, mesh.normals, mesh.uvs, material
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _box_with_uvs(half_m: tuple[float, ...], repeat_m: float) -> Mesh:
+    """A box on whose faces a texture comes again every `repeat_m`, its right and its up along the
+    world's axes."""
+    vertices, normals, uvs = [], [], []
+    for axis, right, up in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
+        for side in (-1.0, 1.0):
+            # Seen from outside, the corners go round against the clock.
+            turn = side if axis != 1 else -side
+            for a, b in ((-1.0, -turn), (1.0, -turn), (1.0, turn), (-1.0, turn)):
+                corner, normal = np.zeros(3), np.zeros(3)
+                corner[axis], corner[right], corner[up] = side, a, b
+                corner *= half_m
+                normal[axis] = side
+                vertices.append(corner)
+                normals.append(normal)
+                uvs.append((corner[right] / repeat_m, -corner[up] / repeat_m))
+    triangles = [(i, i + j, i + j + 1) for i in range(0, 24, 4) for j in (1, 2)]
+    return Mesh(
+        np.array(vertices, np.float32),
+        np.array(triangles, np.uint32),
+        np.array(normals, np.float32),
+        np.array(uvs, np.float32),
     )
 
 
