@@ -194,7 +194,7 @@ def write_episode(path: str | Path, frames: Sequence[Mapping[str, Any]]) -> None
     RGB back.
 
     Raises:
-        ValueError: no frames.
+        ValueError: no frames, or a field whose shape changes.
     """
     path = Path(path)
     if not frames:
@@ -219,6 +219,11 @@ def _write_group(group: h5py.Group, frames: Sequence[Mapping[str, Any]]) -> None
         elif name.endswith("rgb"):
             group.create_dataset(name, data=_encode_jpegs(values))
         else:
+            if len({np.shape(value) for value in values}) > 1:
+                raise ValueError(
+                    f"{name} changes its shape from frame to frame, and an episode keeps one array "
+                    "of it; a point cloud has always as many points with pcd_down_sample_num > 0"
+                )
             group.create_dataset(name, data=np.asarray(values))
 
 
