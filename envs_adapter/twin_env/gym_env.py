@@ -22,6 +22,7 @@ from twin_env.gym_spaces import (
     as_member,
     embedded_layout,
     observation_space,
+    shows_pictures,
 )
 from twin_env.instructions import draw_instruction
 from twin_env.names import unknown
@@ -51,9 +52,11 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
     `InvalidActionError` before the physics. Should the physics explode, the episode terminates with
     `info["error"]`, reward 0 and the observation of before; the next `reset` builds a new scene.
 
-    Observations (`gym_spaces`): `agent_pos`, the drive targets (Da,), which is RoboTwin's state;
-    `joint_state`, the joints as measured (Da,); `pixels`, uint8 (H, W, 3) a camera; and by the
-    config's `data_type` also `endpose`, `depth` in mm, segmentations, `pointcloud`.
+    Observations, as the config's `data_type` says: `agent_pos`, the drive targets (Da,), which is
+    RoboTwin's state; `joint_state`, the joints as measured (Da,); `endpose` (16,), tool poses in
+    the layout of an `ee` action; `pixels`, uint8 (H, W, 3) for each camera, and likewise `depth`,
+    float64 (H, W) in mm, `mesh_segmentation`, `actor_segmentation`; `third_view`; `pointcloud`,
+    float32 (N, 6). Without any pictures the scene is built with nothing visible.
 
     Info: `success` (and `is_success`), `stage`, the furthest reached by name, and
     `stages_reached`, its number; `seed` of the scene, `instruction`, `take_action_cnt`,
@@ -107,7 +110,7 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
         self.config, layout = _read_config(backend, robotwin_root, config, embodiment)
         self.action_space = action_space(layout, action_type)
         self.observation_space = self._space = observation_space(layout, self.config)
-        self._renders = bool(layout.cameras) or render_mode is not None
+        self._renders = shows_pictures(self._space) or render_mode is not None
         self._playing = False
         self._seen: Member = {}
         self._frame: NDArray[np.uint8] | None = None
@@ -140,7 +143,7 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
                 raise unknown("reset option", key, RESET_OPTIONS)
         is_test = bool(options.get("is_test", self.is_test))
         if self._renders:
-            _check_not_forked()
+            _begin_rendering()
         self._playing, self._frame = False, None
         first = int(self.np_random.integers(2**31)) if seed is None else seed
         skipped = self._set_up(first, is_test)
@@ -214,13 +217,7 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
                 return skipped
 
     def _observe(self) -> Member:
-        task: Any = self.task_env
-        if self.backend == "robotwin":
-            measured = task.measured_vector()
-        else:
-            arms = task.arms.values()
-            measured = np.concatenate([[*a.measured_rad(), a.measured_gripper()] for a in arms])
-        return as_member(task.get_obs(), measured, self._space)
+        return as_member(self.task_env.get_obs(), self._space)
 
     def _info(self) -> Info:
         env = self.task_env
@@ -268,22 +265,25 @@ def _copied(member: Member) -> Member:
     }
 
 
-_rendered_before_fork = False
+_rendered_here = _rendered_before_fork = False
 
 
 def _remember_renderer() -> None:
     global _rendered_before_fork
     scene = sys.modules.get("twin_env.embedded.scene")
-    _rendered_before_fork |= scene is not None and scene._renderer.cache_info().currsize > 0
+    embedded = scene is not None and scene._renderer.cache_info().currsize > 0
+    _rendered_before_fork |= embedded or _rendered_here
 
 
 os.register_at_fork(after_in_child=_remember_renderer)
 
 
-def _check_not_forked() -> None:
+def _begin_rendering() -> None:
+    global _rendered_here
     if _rendered_before_fork:
         raise ForkedRendererError(
             "this process was forked from one that had rendered, and a renderer does not outlive "
             "a fork: start workers by spawn, with gymnasium.make_vec(..., "
             'vectorization_mode="async", vector_kwargs={"context": "spawn"})'
         )
+    _rendered_here = True

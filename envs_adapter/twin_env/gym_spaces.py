@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ MEASURED_BEYOND = 1.0
 """How far what is measured may be beyond what can be asked for: rad, m, or a gripper's travel."""
 FAR_M = 100.0
 """RoboTwin's cameras see no farther."""
+THIRD_VIEW_SIZE = (240, 320)
+"""(height, width), whatever the config's cameras."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +89,14 @@ def action_space(layout: Layout, action_type: str) -> spaces.Box:
 def observation_space(layout: Layout, config: Mapping[str, Any]) -> spaces.Dict:
     """What `as_member` gives under this config."""
     wanted = config["data_type"]
-    beyond = np.full(layout.lower.shape, MEASURED_BEYOND)
-    measured = spaces.Box(layout.lower - beyond, layout.upper + beyond, dtype=np.float64)
-    targets = spaces.Box(layout.lower, layout.upper, dtype=np.float64)
-    space: dict[str, spaces.Space[Any]] = {
-        "agent_pos": targets if layout.targets_within_limits else measured,
-        "joint_state": measured,
-    }
+    space: dict[str, spaces.Space[Any]] = {}
+    if wanted.get("qpos"):
+        measured = spaces.Box(
+            layout.lower - MEASURED_BEYOND, layout.upper + MEASURED_BEYOND, dtype=np.float64
+        )
+        targets = spaces.Box(layout.lower, layout.upper, dtype=np.float64)
+        space["agent_pos"] = targets if layout.targets_within_limits else measured
+        space["joint_state"] = measured
     if wanted.get("endpose"):
         space["endpose"] = _tool_poses(beyond=MEASURED_BEYOND)
     for key, picture in PICTURES.items():
@@ -104,23 +107,21 @@ def observation_space(layout: Layout, config: Mapping[str, Any]) -> spaces.Dict:
                     for camera, size in layout.cameras.items()
                 }
             )
+    if wanted.get("third_view"):
+        space["third_view"] = spaces.Box(0, 255, (*THIRD_VIEW_SIZE, 3), np.uint8)
     if wanted.get("pointcloud"):
         space["pointcloud"] = _point_cloud(config)
     return spaces.Dict(space)
 
 
-def as_member(observation: Observation, measured: Array, space: spaces.Dict) -> dict[str, Any]:
-    """RoboTwin's observation and the measured joints (Da,) as a member of `space`: new arrays,
+def shows_pictures(space: spaces.Dict) -> bool:
+    """Whether an observation of the space has to be rendered."""
+    return not {"agent_pos", "joint_state", "endpose"}.issuperset(space.spaces)
+
+
+def as_member(observation: Observation, space: spaces.Dict) -> dict[str, Any]:
+    """RoboTwin's observation, with our `joint_state`, as a member of `space`: new arrays,
     contiguous, of its types."""
-    end = observation["endpose"]
-    flat = {
-        "agent_pos": observation["joint_action"]["vector"],
-        "joint_state": measured,
-        "pointcloud": observation["pointcloud"],
-    }
-    if "endpose" in space.spaces:
-        sides = ("left", "right")
-        flat["endpose"] = [x for s in sides for x in (*end[f"{s}_endpose"], end[f"{s}_gripper"])]
     keys = {picture.name: key for key, picture in PICTURES.items()}
     member: dict[str, Any] = {}
     for name, part in space.spaces.items():
@@ -130,8 +131,23 @@ def as_member(observation: Observation, measured: Array, space: spaces.Dict) -> 
                 camera: _copy(views[camera][keys[name]], box) for camera, box in part.spaces.items()
             }
         else:
-            member[name] = _copy(flat[name], part)
+            member[name] = _copy(_FLAT[name](observation), part)
     return member
+
+
+def _endpose(observation: Observation) -> list[float]:
+    end = observation["endpose"]
+    sides = ("left", "right")
+    return [x for s in sides for x in (*end[f"{s}_endpose"], end[f"{s}_gripper"])]
+
+
+_FLAT: dict[str, Callable[[Observation], Any]] = {
+    "agent_pos": lambda observation: observation["joint_action"]["vector"],
+    "joint_state": lambda observation: observation["joint_state"]["vector"],
+    "endpose": _endpose,
+    "third_view": lambda observation: observation["third_view_rgb"],
+    "pointcloud": lambda observation: observation["pointcloud"],
+}
 
 
 def _copy(values: Any, box: spaces.Space[Any]) -> NDArray[Any]:
@@ -152,12 +168,12 @@ def _tool_poses(beyond: float = 0.0) -> spaces.Box:
 
 
 def _point_cloud(config: Mapping[str, Any]) -> spaces.Box:
-    """(N, 6): xyz in metres in the world, rgb."""
+    """(N, 6): xyz in metres in the world, RGB in [0, 1]."""
     points = int(config.get("pcd_down_sample_num", 0))
     if points < 1:
         raise ValueError(
             "a gymnasium space has a fixed number of points: set pcd_down_sample_num in the "
             f"environment config, which is {points}"
         )
-    low, high = [-FAR_M] * 3 + [0.0] * 3, [FAR_M] * 3 + [255.0] * 3
-    return spaces.Box(np.tile(low, (points, 1)), np.tile(high, (points, 1)), dtype=np.float64)
+    low, high = np.array([[-FAR_M] * 3 + [0.0] * 3, [FAR_M] * 3 + [1.0] * 3], np.float32)
+    return spaces.Box(np.tile(low, (points, 1)), np.tile(high, (points, 1)), dtype=np.float32)

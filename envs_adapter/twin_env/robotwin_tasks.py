@@ -188,9 +188,14 @@ class _Adapted:
             return theirs.play_once()
 
     def get_obs(self) -> Observation:
+        """RoboTwin's, and beside its drive targets the joints as the physics has them: the vector
+        (Da,) of `joint_state`, whose grippers are RoboTwin's, targets."""
         theirs: Any = super()
         with _at_home(self._root):
             observation: Observation = theirs.get_obs()
+        robot = self._robot
+        left, right = robot.get_left_arm_real_jointState(), robot.get_right_arm_real_jointState()
+        observation["joint_state"] = {"vector": np.array([*left, *right], dtype=np.float64)}
         return observation
 
     def take_action(self, action: NDArray[np.float64], action_type: str = "qpos") -> None:
@@ -205,12 +210,6 @@ class _Adapted:
         theirs: Any = super()
         with _at_home(self._root):
             theirs.take_action(np.asarray(action, np.float64), action_type)
-
-    def measured_vector(self) -> NDArray[np.float64]:
-        """(Da,) joints as the physics has them, in the order of `joint_action`'s vector."""
-        robot = self._robot
-        left, right = robot.get_left_arm_real_jointState(), robot.get_right_arm_real_jointState()
-        return np.array([*left, *right], dtype=np.float64)
 
     def instructions(self) -> dict[str, list[str]]:
         """`seen` and `unseen` phrasings that name nothing of the episode, else the task's one-line

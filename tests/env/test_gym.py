@@ -119,15 +119,21 @@ def test_observations_follow_the_config() -> None:
     assert "pixels" not in observation_space(embedded_layout(blind), blind).spaces
 
 
+def test_a_space_needs_a_fixed_number_of_points() -> None:
+    config = complete_env_config({"data_type": {"pointcloud": True}, "pcd_down_sample_num": 0})
+    with pytest.raises(ValueError, match="set pcd_down_sample_num"):
+        observation_space(embedded_layout(config), config)
+
+
 def test_a_simulator_that_breaks_its_promise_is_told() -> None:
     config = complete_env_config(BLIND)
     layout = embedded_layout(config)
     space = observation_space(layout, config)
     end = {f"{side}_endpose": [0.0] * 7 for side in ("left", "right")}
     grippers = {f"{side}_gripper": 1.0 for side in ("left", "right")}
-    obs = {"joint_action": {"vector": np.zeros(16)}, "endpose": end | grippers, "pointcloud": []}
+    obs = {"joint_action": {"vector": np.zeros(16)}, "endpose": end | grippers}
     with pytest.raises(ValueError, match=r"shape \(16,\) where its config promises \(14,\)"):
-        as_member(obs, np.zeros(14), space)
+        as_member(obs, space)
 
 
 # Episodes ---------------------------------------------------------------------------------
@@ -187,6 +193,25 @@ def test_an_observation_is_robotwins_in_arrays_of_its_own() -> None:
     assert_same(obs["pixels"], kept)
     assert not np.array_equal(later["pixels"]["left_camera"], kept["left_camera"])
     assert np.abs(later["joint_state"] - later["agent_pos"]).max() > 1e-4  # The arm lags.
+    env.close()
+
+
+@pytest.mark.simulator
+def test_whatever_robotwins_keys_turn_on_is_observed() -> None:
+    config = load_env_config("demo_randomized")
+    kinds = ("depth", "mesh_segmentation", "actor_segmentation")
+    config["data_type"] |= dict.fromkeys((*kinds, "pointcloud", "third_view"), True)
+    config["camera"]["collect_wrist_camera"] = False
+    config["pcd_down_sample_num"] = 100
+    env = make(config=config)
+    obs, _ = env.reset(seed=2)
+    assert env.observation_space.contains(obs)
+    robot = {"agent_pos", "joint_state", "endpose"}
+    assert set(obs) == {*robot, "pixels", *kinds, "third_view", "pointcloud"}
+    assert obs["pointcloud"].shape == (100, 6)
+    assert 500 < np.median(obs["depth"]["head_camera"]) < 2000
+    assert all(picture["head_camera"].std() > 0 for picture in map(obs.get, ("pixels", *kinds)))
+    assert env.observation_space.contains(env.step(obs["agent_pos"])[0])
     env.close()
 
 
