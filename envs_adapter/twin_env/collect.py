@@ -16,7 +16,7 @@ from twin_env.backends import environment_fingerprint, make_env
 from twin_env.episodes import write_episode
 from twin_env.files import locked, write_text
 from twin_env.task_env import UnstableError
-from twin_env.workers import Done, Outcome, Raised, WorkerPool
+from twin_env.workers import Done, Outcome, Raised, WorkerPool, fair_share_mb
 
 FORMAT_VERSION = 1
 SEED_TIMEOUT_S = 600.0
@@ -65,12 +65,17 @@ def collect(
     *,
     episodes: int,
     workers: int,
+    max_memory_mb: float | None = None,
     progress: Callable[[SeedRecord], None] = lambda record: None,
 ) -> list[SeedRecord]:
     """Record the first `episodes` seeds, from 0 upwards, on which the expert succeeds.
 
     Goes on where an earlier call on the folder stopped. Which seeds and which episode numbers
     come out does not depend on the number of workers.
+
+    Args:
+        max_memory_mb: a worker that holds more after a seed is replaced; a share of the machine's
+            memory by default.
 
     Raises:
         CollectionError: the folder holds another environment's episodes, or the expert always
@@ -81,7 +86,12 @@ def collect(
         log = _Log(recording)
         if log.successes < episodes or log.missing:
             target = functools.partial(record_seed, recording)
-            with WorkerPool(workers, target, job_timeout_s=SEED_TIMEOUT_S) as pool:
+            with WorkerPool(
+                workers,
+                target,
+                job_timeout_s=SEED_TIMEOUT_S,
+                max_memory_mb=max_memory_mb or fair_share_mb(workers),
+            ) as pool:
                 _record_missing(log, pool)
                 _record_more(log, pool, episodes, progress)
         return log.records

@@ -178,3 +178,13 @@ def resident_mb() -> float | None:
     except FileNotFoundError:
         return None
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def fair_share_mb(workers: int) -> float:
+    """What each of so many processes may hold, 10^6 bytes: together seven tenths of the machine's
+    memory, but not too little."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        memory = 8 * 10**9
+    return max(2000.0, 0.7 * memory / 10**6 / workers)

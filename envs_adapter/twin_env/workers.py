@@ -21,7 +21,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from twin_env.watchdog import DUMP_SIGNAL, CrashLog, resident_mb, suspended, watch
-from twin_env.watchdog import guard as guard  # For callers, who know only workers.
+from twin_env.watchdog import fair_share_mb as fair_share_mb  # For callers, who know only workers.
+from twin_env.watchdog import guard as guard
 from twin_env.watchdog import unguard as unguard
 
 logger = logging.getLogger(__name__)

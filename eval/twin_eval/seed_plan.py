@@ -20,7 +20,7 @@ from tqdm import tqdm
 from twin_env.config import config_folder
 from twin_env.files import write_text
 from twin_env.names import unknown
-from twin_env.workers import WorkerPool
+from twin_env.workers import WorkerPool, fair_share_mb
 from twin_eval.environments import EnvironmentSpec
 from twin_eval.seed_verification import VERDICTS, PlanEntry, verify_seed, verify_upwards
 
@@ -235,7 +235,9 @@ def extend_plan(
         return plan
     _give_up_if_hopeless(plan, missing, budget)
     target = functools.partial(verify_seed, environment)
-    with WorkerPool(min(workers, missing), target, job_timeout_s=SEED_TIMEOUT_S) as pool:
+    workers = min(workers, missing)
+    memory_mb = fair_share_mb(workers)
+    with WorkerPool(workers, target, job_timeout_s=SEED_TIMEOUT_S, max_memory_mb=memory_mb) as pool:
         try:
             for entry in verify_upwards(pool, plan.next_seed, missing):
                 progress(entry)

@@ -88,6 +88,19 @@ def test_the_number_of_workers_changes_nothing(recorded: Path, tmp_path: Path) -
     assert contents(tmp_path) == contents(recorded)
 
 
+def test_workers_that_grow_are_replaced_and_nothing_is_lost(
+    recorded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="twin_env.workers"):
+        records = collect(recording(tmp_path), episodes=2, workers=1, max_memory_mb=1.0)
+    assert [record.verdict for record in records] == ["ok", "ok"]
+    assert caplog.text.count("is replaced") == 2
+    found, expected = contents(tmp_path), contents(recorded)
+    episodes = [name for name in found if name.startswith("episode")]
+    assert episodes
+    assert all(found[name] == expected[name] for name in episodes)
+
+
 def test_asking_again_records_nothing_and_asking_for_more_goes_on(tmp_path: Path) -> None:
     collect(recording(tmp_path), episodes=1, workers=1)
     stamp = (tmp_path / "data" / "episode0.hdf5").stat().st_mtime_ns

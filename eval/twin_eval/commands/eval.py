@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from twin_env import load_env_config
+from twin_env.workers import fair_share_mb
 from twin_eval.cells import Cell, Limits, Work, check_policies_load
 from twin_eval.commands.eval_arguments import EPISODES, add_arguments
 from twin_eval.environments import EnvironmentSpec
@@ -276,17 +276,8 @@ def limits_of(args: argparse.Namespace) -> Limits:
     return Limits(
         episode_s=args.episode_timeout,
         step_s=args.step_timeout,
-        worker_mb=args.worker_memory or default_worker_mb(args.workers),
+        worker_mb=args.worker_memory or fair_share_mb(args.workers),
     )
-
-
-def default_worker_mb(workers: int) -> float:
-    """Seven tenths of the machine's memory, shared among the workers, but not too little."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        memory = 8 * 10**9
-    return max(2000.0, 0.7 * memory / 10**6 / workers)
 
 
 def report(works: Sequence[Work], root: Path, *, drawn: bool) -> int:
