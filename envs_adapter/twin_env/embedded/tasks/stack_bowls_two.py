@@ -109,8 +109,8 @@ class stack_bowls_two(EmbeddedTask):
         return any(held), any(lifted), any(set_down), second, over
 
     def check_success(self) -> bool:
-        """RoboTwin's rule: nothing keeps a bowl from being too low, as one that leans in the
-        other's edge; `stack_bowls_two_strict` does."""
+        """RoboTwin's rule: no height is too low, and a bowl may hang askew on the other's rim or
+        still fall; `stack_bowls_two_strict` asks for more."""
         low, high = sorted((bowl.get_pose().p for bowl in (self.bowl1, self.bowl2)), key=_height)
         not_too_high = low[2] - self.table_top_m < 0.02 and high[2] - self.table_top_m < 0.05
         return (
