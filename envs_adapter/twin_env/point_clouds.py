@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 CROP_M = ((-0.6, -0.35, 0.7401), (0.6, 0.35, 2.0))
 """RoboTwin's box over the table: lowest and highest corner, just above a table of 0.74 m."""
 CANDIDATES_PER_POINT = 10
+"""Of more points than so many (or twice that) for each to be kept, only every n-th may be chosen:
+ten times less time, and gaps that grow by no more than those between the candidates."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +46,28 @@ def colored_points(
         intrinsic_cv: (3, 3).
         cam2world_gl: (4, 4) pose of a camera that looks along -z, with y up.
     """
-    v, u = np.nonzero(depth_m)
-    z = depth_m[v, u]
     k = intrinsic_cv.astype(np.float64)
-    x = (u + 0.5 - k[0, 2]) / k[0, 0] * z
-    y = (v + 0.5 - k[1, 2]) / k[1, 1] * z
+    height, width = depth_m.shape
+    # Where a pixel's ray is at depth 1, right and up.
+    right = (np.arange(width) + 0.5 - k[0, 2]) / k[0, 0]
+    up = -(np.arange(height)[:, None] + 0.5 - k[1, 2]) / k[1, 1]
     pose = cam2world_gl.astype(np.float64)
-    points = np.empty((len(z), 6), np.float32)
+    points = np.empty((height, width, 6), np.float32)
     for axis in range(3):
-        points[:, axis] = pose[axis, 0] * x - pose[axis, 1] * y - pose[axis, 2] * z + pose[axis, 3]
-    points[:, 3:] = rgb[v, u] / np.float32(255.0)
-    return points
+        ray = pose[axis, 0] * right + pose[axis, 1] * up - pose[axis, 2]
+        points[..., axis] = ray * depth_m + pose[axis, 3]
+    points[..., 3:] = rgb
+    points[..., 3:] *= np.float32(1 / 255)
+    hit = depth_m > 0.0
+    return points.reshape(-1, 6) if hit.all() else points[hit]
 
 
 def choose_points(points: NDArray[np.float32], spec: CloudSpec) -> NDArray[np.float32]:
     """Crop and thin (n, 6) points as RoboTwin does; (spec.n_points, 6), zeros where too few."""
     if spec.crop_m is not None:
-        low, high = np.asarray(spec.crop_m, np.float32)
-        inside = np.all((points[:, :3] >= low) & (points[:, :3] <= high), axis=1)
+        inside = np.ones(len(points), bool)
+        for axis, (low, high) in enumerate(np.asarray(spec.crop_m, np.float32).T):
+            inside &= (points[:, axis] >= low) & (points[:, axis] <= high)
         points = points[inside]
     if spec.n_points == 0:
         return points
@@ -81,20 +87,19 @@ def farthest_points(points: NDArray[np.float32], number: int) -> NDArray[np.int6
     """
     if len(points) < number:
         raise ValueError(f"{number} points cannot be chosen of {len(points)}")
-    x, y, z = (np.ascontiguousarray(points[:, axis], np.float32) for axis in range(3))
+    axes = np.ascontiguousarray(points.T, np.float32)
+    gaps = np.empty_like(axes)
     nearest = np.full(len(points), np.inf, np.float32)
-    squared, part = np.empty_like(nearest), np.empty_like(nearest)
+    squared = gaps[0]
     chosen = np.empty(number, np.int64)
     last = 0
     # Plain elementwise arithmetic: what a matrix product gives depends on the machine.
     for place in range(number):
         chosen[place] = last
-        np.subtract(x, x[last], out=squared)
-        np.multiply(squared, squared, out=squared)
-        for axis in (y, z):
-            np.subtract(axis, axis[last], out=part)
-            np.multiply(part, part, out=part)
-            np.add(squared, part, out=squared)
+        np.subtract(axes, axes[:, last : last + 1], out=gaps)
+        np.multiply(gaps, gaps, out=gaps)
+        np.add(squared, gaps[1], out=squared)
+        np.add(squared, gaps[2], out=squared)
         np.minimum(nearest, squared, out=nearest)
         last = int(nearest.argmax())
     return chosen
