@@ -26,7 +26,7 @@ from twin_env.gym_spaces import (
 )
 from twin_env.instructions import draw_instruction
 from twin_env.names import unknown
-from twin_env.task_env import TaskEnv, UnstableError
+from twin_env.task_env import Observation, TaskEnv, UnstableError
 
 RENDER_FPS = 20
 UNSTABLE_SEEDS = 10
@@ -112,7 +112,7 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
         self.observation_space = self._space = observation_space(layout, self.config)
         self._renders = shows_pictures(self._space) or render_mode is not None
         self._playing = False
-        self._seen: Member = {}
+        self._last: Observation = {}
         self._frame: NDArray[np.uint8] | None = None
 
     @property
@@ -155,8 +155,7 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
             split = choices.get("unseen" if is_test else "seen", ())
             self.task_env.set_instruction(draw_instruction(split, self.task_env.seed))
         self._playing = True
-        self._seen = self._observe()
-        return _copied(self._seen), {**self._info(), "skipped_seeds": skipped}
+        return self._observe(), {**self._info(), "skipped_seeds": skipped}
 
     def step(self, action: NDArray[np.float64]) -> tuple[Member, float, bool, bool, Info]:
         """One call of RoboTwin's `take_action`."""
@@ -169,13 +168,13 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
             info = {**self._info(), "error": f"unstable: {error}"}
             self._frame = self._blank_frame() if self._frame is None else self._frame
             self.task_env.close_env()
-            return _copied(self._seen), 0.0, True, False, info
+            return as_member(self._last, self._space), 0.0, True, False, info
         self._frame = None
-        self._seen = self._observe()
+        observation = self._observe()
         success = bool(self.task_env.eval_success)
         truncated = not success and self.task_env.take_action_cnt >= self.task_env.step_lim
         self._playing = not (success or truncated)
-        return _copied(self._seen), float(success), success, truncated, self._info()
+        return observation, float(success), success, truncated, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:
         """(H, W, 3) RGB of the scene as a bystander sees it; None without a `render_mode`.
@@ -217,7 +216,8 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
                 return skipped
 
     def _observe(self) -> Member:
-        return as_member(self.task_env.get_obs(), self._space)
+        self._last = self.task_env.get_obs()
+        return as_member(self._last, self._space)
 
     def _info(self) -> Info:
         env = self.task_env
@@ -256,13 +256,6 @@ def _read_config(
     given = config if isinstance(config, Mapping) else load_env_config(str(config))
     read = complete_env_config({**given, **arms})
     return read, embedded_layout(read)
-
-
-def _copied(member: Member) -> Member:
-    return {
-        key: _copied(value) if isinstance(value, dict) else value.copy()
-        for key, value in member.items()
-    }
 
 
 _rendered_here = _rendered_before_fork = False

@@ -151,12 +151,19 @@ _FLAT: dict[str, Callable[[Observation], Any]] = {
 
 
 def _copy(values: Any, box: spaces.Space[Any]) -> NDArray[Any]:
-    array = np.array(values, dtype=box.dtype, order="C")
-    if array.shape != box.shape:
+    given = np.asarray(values)
+    if given.shape != box.shape:
         raise ValueError(
-            f"the simulator gave an array of shape {array.shape} where its config promises "
+            f"the simulator gave an array of shape {given.shape} where its config promises "
             f"{box.shape}"
         )
+    array = np.empty(given.shape, box.dtype)
+    if given.ndim == 3:
+        # RGB is a view of RGBA: a channel at a time takes a seventh of what the whole takes.
+        for channel in range(given.shape[-1]):
+            array[..., channel] = given[..., channel]
+    else:
+        array[...] = given
     return array
 
 
