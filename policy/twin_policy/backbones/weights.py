@@ -1,0 +1,237 @@
+"""Weight files of backbones: found, read without running them, checked key by key, identified."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+RANDOM = "random"
+"""Instead of weights: as initialised, for those who ask for it by name."""
+
+HUB = "hub"
+"""`hub`, or `hub:` and a tag: weights as published, from the local cache or the network."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+class WeightsError(ValueError):
+    """Pretrained weights that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hugging Face hub."""
+
+    repository: str
+    names: tuple[str, ...]
+    """Under which the file may be there, the best one first."""
+
+
+@dataclass(frozen=True)
+class WeightsIdentity:
+    """Which weights a backbone started from."""
+
+    source: str
+    """As it was asked for: `hub:openai`, a path; or `random weights`, `from scratch`."""
+    tag: str | None = None
+    licence: str = "none"
+    quick_gelu: bool | None = None
+    """Whether the activations are QuickGELU, where the tag decides it."""
+    file: str | None = None
+    sha256: str | None = None
+    """Of the file."""
+    dropped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names in the file that the network has no use for, by kind."""
+
+
+def timm_hub_file(tag: str) -> HubFile:
+    """Of an architecture and tag as timm writes them, `resnet18.a1_in1k`."""
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(tag)
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(f"timm has no weights {tag} on the hub: give a file of them instead")
+    repository = config.hf_hub_id
+    return HubFile(f"timm/{tag}" if repository == "timm/" else repository, ("model.safetensors",))
+
+
+def split_dropped(
+    tensors: Mapping[str, Tensor], rules: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Parts what is kept from what is dropped by name, the latter by kind."""
+    dropped = {
+        kind: sorted(key for key in tensors if any(fnmatchcase(key, glob) for glob in globs))
+        for kind, globs in rules.items()
+    }
+    gone = {key for keys in dropped.values() for key in keys}
+    kept = {key: tensor for key, tensor in tensors.items() if key not in gone}
+    return kept, {kind: keys for kind, keys in dropped.items() if keys}
+
+
+def locate(
+    weights: str, *, hub_file: HubFile | None, file_names: Sequence[str], setting: str
+) -> Path:
+    """The file of a path, of a folder that holds it, or of `hub`.
+
+    Args:
+        hub_file: for `hub`.
+        file_names: of the file, in a folder.
+        setting: what the caller calls the option, for the messages.
+
+    Raises:
+        WeightsError: no such file, no such folder, or not to be had.
+    """
+    if hub_file is not None:
+        return fetch(weights, hub_file, setting=setting)
+    path = Path(weights)
+    if path.is_dir():
+        held = [path / name for name in file_names if (path / name).is_file()]
+        if len(held) != 1:
+            raise WeightsError(
+                f"{path}: a folder of weights must hold one of {', '.join(file_names)}, and holds "
+                f"{', '.join(found.name for found in held) or 'none'}: set {setting} to the file"
+            )
+        return held[0]
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"a weight file ends in {', '.join(SUFFIXES)}, and this is {path}: set {setting} to "
+            "such a file, to a folder with one, to hub: and a tag, or to random"
+        )
+    if not path.is_file():
+        raise WeightsError(
+            f"no weight file {path}: set {setting} to one, or to hub: and a tag to have a "
+            "published one fetched"
+        )
+    return path
+
+
+def fetch(weights: str, hub_file: HubFile, *, setting: str) -> Path:
+    """The file from the hub's local cache, or from the hub.
+
+    Raises:
+        WeightsError: in neither; the message says how to bring it here by hand.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository, first = hub_file.repository, hub_file.names[0]
+    errors: list[Exception] = []
+    for name in hub_file.names:
+        try:
+            return Path(hf_hub_download(repository, name))
+        except Exception as error:  # noqa: BLE001 the hub's errors are many and change
+            errors.append(error)
+    folder = f"weights/{repository.rpartition('/')[2]}"
+    raise WeightsError(
+        f"{weights}: {first} of {repository} on the Hugging Face hub is not in the local cache "
+        f"and cannot be fetched ({type(errors[0]).__name__}: {errors[0]}). On a machine with a "
+        f"network, `hf download {repository} {first} --local-dir {folder}`; copy the folder here "
+        f"and set {setting} to {folder}/{first}"
+    ) from errors[0]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file by name, half precision as float32.
+
+    TorchScript archives, as OpenAI publishes CLIP, are opened for their parameters.
+
+    Raises:
+        WeightsError: not a whole file, or one that holds other objects.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: object = load_file(str(path))
+        elif is_torchscript(path):
+            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
+        else:
+            # Tensors only: a whole pickle could run anything.
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, zip and pickle each have errors of their own
+        raise WeightsError(f"{path}: not a whole file of tensors alone: {error}") from error
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        held = list(loaded)[:4] if isinstance(loaded, Mapping) else type(loaded).__name__
+        raise WeightsError(
+            f"{path}: must hold tensors by name (a plain state dict), and holds {held}: "
+            "save the state dict alone"
+        )
+    return {
+        name: value.detach().float() if value.is_floating_point() else value
+        for name, value in loaded.items()
+    }
+
+
+def is_torchscript(path: Path) -> bool:
+    if path.suffix not in (".pt", ".pth") or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        # Beside data.pkl, which both kinds have.
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def put(
+    path: Path,
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    dropped: Mapping[str, Sequence[str]],
+) -> None:
+    """Fills a network with weights of its own names and shapes, all of them and no others.
+
+    Raises:
+        WeightsError: with the first names that are missing or strange; nothing is changed.
+    """
+    expected = network.state_dict()
+    missing, strange = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    if missing or strange:
+        rules = ", ".join(f"{len(keys)} of {kind}" for kind, keys in dropped.items())
+        raise WeightsError(
+            f"{path}: not the weights of this backbone: {len(missing)} tensors are missing "
+            f"{missing[:3]}, {len(strange)} are unknown {strange[:3]}; dropped were "
+            f"{rules or 'none'}"
+        )
+    for key, tensor in expected.items():
+        if tensor.shape != tensors[key].shape:
+            raise WeightsError(
+                f"{path}: {key} must have shape {tuple(tensor.shape)}, and has "
+                f"{tuple(tensors[key].shape)}"
+            )
+    network.load_state_dict(tensors)
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int], *, prefix: int) -> Tensor:
+    """Position embeddings (..., P + K, C) of a square grid, for another grid, float32.
+
+    Antialiased and bicubic, as timm and open_clip do; prefix tokens keep theirs.
+
+    Raises:
+        WeightsError: they are not of a square grid.
+    """
+    patches = positions[..., prefix:, :]
+    count, width = patches.shape[-2:]
+    side = round(count**0.5)
+    square = side * side == count
+    if grid == (side, side) if square else grid[0] * grid[1] == count:
+        return positions
+    if not square:
+        raise WeightsError(f"{count} position embeddings are not those of a square grid")
+    of_grid = rearrange(patches.float().reshape(count, width), "(h w) c -> 1 c h w", h=side)
+    resized = F.interpolate(of_grid, grid, mode="bicubic", antialias=True, align_corners=False)
+    flat = rearrange(resized, "1 c h w -> (h w) c").reshape(*patches.shape[:-2], -1, width)
+    return torch.cat([positions[..., :prefix, :].float(), flat], dim=-2)
