@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twin_env.embedded import shapes
-from twin_env.embedded.actor import Actor, ContactPoint
-from twin_env.embedded.expert import Expert
+from twin_env.embedded.actor import Actor
+from twin_env.embedded.expert import Expert, Plan
 from twin_env.embedded.materials import (
     COLA_BROWN,
     GREEN_GLASS,
@@ -60,8 +60,6 @@ LABEL_STRIPE: Profile = ((RADIUS_M + 6e-4, 0.062), (RADIUS_M + 6e-4, 0.090))
 DENSITY_KG_M3 = 250.0
 GRIP_DEPTH_M = 0.012
 """How far the tool goes beyond the axis, so that the fingers cover the facets they close on."""
-FROM_ABOVE = 0
-SIDE_GRIPS = range(1, 1 + shapes.SECTORS)
 
 
 @dataclass(frozen=True)
@@ -100,21 +98,15 @@ def bottle_parts(kind: BottleKind) -> list[Part]:
 
 
 def create_bottle(task: Expert, name: str, kind: BottleKind, pose: sapien.Pose) -> Actor:
-    """A bottle whose functional point 0 is its origin."""
+    """A bottle whose functional point 0 is its origin, where it can be gripped from the side."""
     return task.create_actor(
         name,
         bottle_parts(kind),
         pose,
         density_kg_m3=DENSITY_KG_M3,
         functional_points_m=[(0.0, 0.0, 0.0)],
-        contact_points=bottle_grips(),
+        contact_points=side_grips(),
     )
-
-
-def bottle_grips() -> list[ContactPoint]:
-    """From above, on a lying bottle (`FROM_ABOVE`), or from the side, on an upright one
-    (`SIDE_GRIPS`): always on two opposite facets of the body."""
-    return [ContactPoint((0.0, 0.0, 0.0), closing=(1.0, 0.0, 0.0)), *side_grips()]
 
 
 def lying_rotation(heading_rad: float) -> Array:
@@ -122,3 +114,16 @@ def lying_rotation(heading_rad: float) -> Array:
     along = np.array([np.cos(heading_rad), np.sin(heading_rad), 0.0])
     up = np.array([0.0, 0.0, 1.0])
     return np.stack([np.cross(up, along), up, along], axis=1)
+
+
+def grasp_lying(task: Expert, bottle: Actor, arm_tag: str, pre_grasp_m: float = 0.1) -> Plan:
+    """Take a bottle that lies on a facet from above, such that it stands once the hand is level
+    and its camera on top."""
+    down, head = np.array([0.0, 0.0, -1.0]), bottle.get_pose().rotation[:, 2]
+    rotation = np.stack([down, np.cross(head, down), head], axis=1)
+    at = bottle.get_pose().p
+    return (
+        task.move_to_pose(arm_tag, at - pre_grasp_m * down, rotation)
+        + task.move_to_pose(arm_tag, at + GRIP_DEPTH_M * down, rotation, straight=True)
+        + task.close_gripper(arm_tag)
+    )

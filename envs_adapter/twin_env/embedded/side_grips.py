@@ -27,10 +27,13 @@ def side_grips(height_m: float = 0.0) -> list[ContactPoint]:
     ]
 
 
-def grip_along(actor: Actor, approach: Array, grips: range) -> int:
-    """Which of an actor's `grips` comes most nearly along `approach` (3,) in the world."""
-    comes = [actor.tool_rotation(grip)[:, 0] @ approach for grip in grips]
-    return grips[int(np.argmax(comes))]
+def grip_along(actor: Actor, approach: Array) -> int:
+    """Which of an actor's contact points is come to most nearly along `approach` (3,) in the
+    world."""
+    comes = [
+        actor.tool_rotation(index)[:, 0] @ approach for index in range(len(actor.contact_points))
+    ]
+    return int(np.argmax(comes))
 
 
 def with_level_wrist(arm: Arm, position_m: Array, rotation: Array) -> Plan:

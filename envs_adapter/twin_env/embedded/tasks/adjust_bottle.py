@@ -10,11 +10,10 @@ import sapien
 from twin_env.embedded.base_task import EmbeddedTask
 from twin_env.embedded.bottles import (
     BROWN,
-    FROM_ABOVE,
     GREEN,
-    GRIP_DEPTH_M,
     RADIUS_M,
     create_bottle,
+    grasp_lying,
     lying_rotation,
 )
 from twin_env.embedded.rotations import matrix_to_quaternion
@@ -50,15 +49,10 @@ class adjust_bottle(EmbeddedTask):
 
     def play_once(self) -> dict[str, Any]:
         arm_tag = self.arm_tag
-        self.move(
-            self.grasp_actor(
-                self.bottle, arm_tag, contact_point=FROM_ABOVE, grasp_dis=-GRIP_DEPTH_M
-            )
-        )
+        self.move(grasp_lying(self, self.bottle, arm_tag))
         self.move(self.move_by_displacement(arm_tag, z=0.1))
-        at, tool = self.arms[arm_tag].tcp_of(self.arms[arm_tag].targets_rad)
-        head = UP if tool[:, 2] @ self.bottle.get_pose().rotation[:, 2] > 0 else -UP
-        inwards = level_rotation(-self.outwards * RIGHTWARDS, up=head)
+        inwards = level_rotation(-self.outwards * RIGHTWARDS, up=UP)
+        at = self.bottle.get_pose().p
         # First head up, where it is; then to its side.
         upright_at = np.array([at[0] + self.outwards * 0.04, at[1], self.target_m[2] - 0.02])
         self.move(with_level_wrist(self.arms[arm_tag], upright_at, inwards))

@@ -14,7 +14,6 @@ from twin_env.embedded.bottles import (
     GREEN,
     GRIP_DEPTH_M,
     GRIP_HEIGHT_M,
-    SIDE_GRIPS,
     BottleKind,
     create_bottle,
 )
@@ -22,6 +21,7 @@ from twin_env.embedded.expert import Plan
 from twin_env.embedded.rotations import Array, matrix_to_quaternion, rotation_z
 from twin_env.embedded.side_grips import grip_along, level_rotation, with_level_wrist
 
+UP = np.array([0.0, 0.0, 1.0])
 NEAR_TARGET_M = 0.1
 RAISED_M = 0.89
 PRE_GRASP_M = 0.09
@@ -38,6 +38,10 @@ class pick_dual_bottles(EmbeddedTask):
         for bottle in self.bottles.values():
             self.add_prohibit_area(bottle, padding=0.1)
         self.prohibited_area.append((-0.2, -0.2, 0.2, -0.02))
+        # The hands come low over the table, from behind and outside.
+        left, right = (bottle.get_pose().p for bottle in self.bottles.values())
+        self.prohibited_area.append((left[0] - 0.3, left[1] - 0.3, left[0], left[1]))
+        self.prohibited_area.append((right[0], right[1] - 0.3, right[0] + 0.3, right[1]))
         height = 1.0 + self.table_z_bias
         self.targets_m = {
             "left": np.array([-0.06, -0.105, height]),
@@ -79,10 +83,10 @@ class pick_dual_bottles(EmbeddedTask):
         that hands between two close bottles keep clear of each other."""
         bottle = self.bottles[side]
         inwards = 1.0 if side == "left" else -1.0
-        grip = grip_along(bottle, np.array([inwards, 1.0, 0.0]), SIDE_GRIPS)
+        grip = grip_along(bottle, np.array([inwards, 1.0, 0.0]))
         approach = bottle.tool_rotation(grip)[:, 0]
         at = bottle.get_contact_point(grip).p + GRIP_DEPTH_M * approach
-        return at, level_rotation(approach, up=np.array([0, 0, 1.0]))
+        return at, level_rotation(approach, up=UP)
 
     def _before_bottle(self, side: str) -> Plan:
         at, rotation = self._grip(side)

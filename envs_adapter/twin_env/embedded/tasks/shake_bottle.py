@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sapien
 
 from twin_env.embedded.base_task import EmbeddedTask
 from twin_env.embedded.bottles import (
-    FROM_ABOVE,
-    GRIP_DEPTH_M,
     KINDS,
     RADIUS_M,
     create_bottle,
+    grasp_lying,
     lying_rotation,
 )
-from twin_env.embedded.rotations import Array, matrix_to_quaternion, rotation_about
+from twin_env.embedded.rotations import matrix_to_quaternion, rotation_about
 from twin_env.embedded.side_grips import level_rotation, with_level_wrist
 
+UP = np.array([0.0, 0.0, 1.0])
 FORWARD = np.array([0.0, 1.0, 0.0])
 LIFT_M = 0.16
 SWING_RAD = 1.2
@@ -30,7 +30,7 @@ class shake_bottle(EmbeddedTask):
     """RoboTwin's rule holds once the bottle is lifted; `shake_bottle_strict` wants it shaken."""
 
     step_lim = 700
-    stages = ("bottle grasped", "lifted")
+    stages: ClassVar[tuple[str, ...]] = ("bottle grasped", "lifted")
 
     def load_actors(self) -> None:
         while True:
@@ -48,20 +48,16 @@ class shake_bottle(EmbeddedTask):
 
     def play_once(self) -> dict[str, Any]:
         arm_tag = "right" if self.bottle.get_pose().p[0] > 0 else "left"
-        self.move(
-            self.grasp_actor(
-                self.bottle, arm_tag, contact_point=FROM_ABOVE, grasp_dis=-GRIP_DEPTH_M
-            )
-        )
+        self.move(grasp_lying(self, self.bottle, arm_tag))
         self.move(self.move_by_displacement(arm_tag, z=0.05))
-        upright = self._tool_of_upright_bottle(arm_tag)
+        upright = level_rotation(FORWARD, up=UP)
         at = self.bottle.get_pose().p
         at[2] = self.table_top_m + RADIUS_M + LIFT_M
         self.move(with_level_wrist(self.arms[arm_tag], at, upright))
         for _ in range(SHAKES):
             for side in (1.0, -1.0):
                 turned = rotation_about(FORWARD, side * SWING_RAD) @ upright
-                rise = np.array([0.0, 0.0, SWING_RISE_M if side > 0 else 0.0])
+                rise = (SWING_RISE_M if side > 0 else 0.0) * UP
                 self.move(self.move_to_pose(arm_tag, at + rise, turned, straight=True))
         self.move(self.move_to_pose(arm_tag, at, upright, straight=True))
         self.info["info"] = {"{A}": self.kind.phrase, "{a}": arm_tag}
@@ -72,10 +68,3 @@ class shake_bottle(EmbeddedTask):
 
     def check_success(self) -> bool:
         return bool(self.bottle.get_pose().p[2] > 0.8 + self.table_z_bias)
-
-    def _tool_of_upright_bottle(self, arm_tag: str) -> Array:
-        """The tool's rotation (3, 3) that points forward and holds the bottle with its head up."""
-        up = np.array([0.0, 0.0, 1.0])
-        tool = self.arms[arm_tag].tcp_of(self.arms[arm_tag].targets_rad)[1]
-        head = up if tool[:, 2] @ self.bottle.get_pose().rotation[:, 2] > 0 else -up
-        return level_rotation(FORWARD, up=head)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from twin_env.embedded.rotations import Array
@@ -12,45 +15,58 @@ SWING_RAD = np.pi / 3
 
 
 class shake_bottle_strict(shake_bottle):
-    """Success: in the air, the bottle's axis went to and fro `SWINGS` times, each time by
-    `SWING_RAD` or more."""
+    """Success: in the air, the bottle's axis went to and fro `SWINGS` times without a fall between,
+    each time by `SWING_RAD` or more."""
 
-    stages = ("bottle grasped", "lifted", "first swing", "half of the swings", "shaken")
+    stages: ClassVar[tuple[str, ...]] = (
+        "bottle grasped",
+        "lifted",
+        "first swing",
+        "half of the swings",
+        "shaken",
+    )
 
     def load_actors(self) -> None:
         super().load_actors()
-        self._forget_swings()
+        self.swings = Swings()
 
     def watch(self) -> None:
-        if not super().check_success():
-            self._forget_swings()
-            return
-        axis = self.bottle.get_pose().rotation[:, 2]
-        if self._farthest is None or self._turned_at is None:
-            self._turned_at = self._farthest = axis
-        elif _angle_rad(self._turned_at, axis) > _angle_rad(self._turned_at, self._farthest):
-            self._farthest = axis
-        elif (
-            _angle_rad(self._turned_at, self._farthest) >= SWING_RAD
-            and _angle_rad(self._farthest, axis) >= SWING_RAD
-        ):
-            # It swung out, and by now has swung back: the way back is the next swing's beginning.
-            self.swings += 1
-            self._turned_at, self._farthest = self._farthest, axis
+        if super().check_success():
+            self.swings.follow(self.bottle.get_pose().rotation[:, 2])
+        else:
+            self.swings = Swings()
 
     def check_stages(self) -> tuple[bool, ...]:
+        done = self.swings.count
         lifted = super().check_success()
-        return *super().check_stages(), lifted, self.swings >= 1, self.swings >= SWINGS // 2
+        return *super().check_stages(), lifted, done >= 1, done >= SWINGS // 2
 
     def check_success(self) -> bool:
-        return super().check_success() and self.swings >= SWINGS
+        return super().check_success() and self.swings.count >= SWINGS
 
-    def _forget_swings(self) -> None:
-        self.swings = 0
-        self._turned_at: Array | None = None
-        """The axis (3,) where it last began to swing."""
-        self._farthest: Array | None = None
-        """The axis (3,) farthest from there since."""
+
+@dataclass
+class Swings:
+    """How often an axis went out by `SWING_RAD` and came back by as much; each way back is the next
+    one's way out."""
+
+    count: int = 0
+    began: Array | None = None
+    """The axis (3,) where the present swing began."""
+    farthest: Array | None = None
+    """The axis (3,) farthest from there since."""
+
+    def follow(self, axis: Array) -> None:
+        """The axis (3,), of length 1, one tick later."""
+        if self.began is None or self.farthest is None:
+            self.began = self.farthest = axis
+            return
+        out_rad = _angle_rad(self.began, self.farthest)
+        if _angle_rad(self.began, axis) > out_rad:
+            self.farthest = axis
+        elif out_rad >= SWING_RAD and _angle_rad(self.farthest, axis) >= SWING_RAD:
+            self.count += 1
+            self.began, self.farthest = self.farthest, axis
 
 
 def _angle_rad(one: Array, other: Array) -> float:
