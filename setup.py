@@ -41,6 +41,7 @@ setup(
         "matplotlib>=3.7",
         "numcodecs>=0.11",
         "numpy>=1.26",
+        "open_clip_torch>=2.30",
         "opencv-python>=4.8",
         "pandas>=2.0",
         "pyyaml>=6.0",
