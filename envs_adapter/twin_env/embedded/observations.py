@@ -113,7 +113,7 @@ def _pictures(
             labels = camera.labels()
             for key in wanted:
                 ids = labels[..., SEGMENTATIONS.index(key)]
-                pictures[camera.name][key] = colors[key][ids]
+                pictures[camera.name][key] = colors[key].take(ids, axis=0)
     return pictures
 
 
