@@ -203,9 +203,11 @@ class Scene:
         entity.add_component(body)
         if self.renders and any(part.visible for part in parts):
             look = sapien.render.RenderBodyComponent()
+            finishes = dict.fromkeys(part.finish for part in parts if part.visible)
+            painted = {finish: finish.render_material() for finish in finishes}
             for part in parts:
                 if part.visible:
-                    seen = _render_shape(part)
+                    seen = _render_shape(part, painted[part.finish])
                     seen.local_pose = sapien.Pose(part.at_m, part.quaternion)
                     look.attach(seen)
             entity.add_component(look)
@@ -291,8 +293,7 @@ def _collision_shape(
     return sapien.physx.PhysxCollisionShapeConvexMesh(part.mesh.vertices_m, np.ones(3), surface)
 
 
-def _render_shape(part: Part) -> sapien.render.RenderShape:
-    material = part.finish.render_material()
+def _render_shape(part: Part, material: sapien.render.RenderMaterial) -> sapien.render.RenderShape:
     if part.kind == "box" and part.finish.texture is not None:
         mesh = _box_with_uvs(part.size_m, part.finish.repeat_m)
         return sapien.render.RenderShapeTriangleMesh(

@@ -55,6 +55,8 @@ class beat_block_hammer(EmbeddedTask):
             if abs(pose.p[0]) > 0.05 and clear_of_head and clear_of_fingers:
                 break
         self.block = self.create_box("box", (BLOCK_HALF_M,) * 3, RED, pose, is_static=True)
+        self.add_prohibit_area(self.hammer, padding=0.10)
+        self.add_prohibit_area(self.block, padding=0.025)
 
     def play_once(self) -> dict[str, Any]:
         top = self.block.get_functional_point(1).p
