@@ -33,7 +33,7 @@ class shake_bottle_strict(shake_bottle):
     def watch(self) -> None:
         if super().check_success():
             self.swings.follow(self.bottle.get_pose().rotation[:, 2])
-        else:
+        elif self.swings.began is not None:
             self.swings = Swings()
 
     def check_stages(self) -> tuple[bool, ...]:
@@ -61,13 +61,10 @@ class Swings:
         if self.began is None or self.farthest is None:
             self.began = self.farthest = axis
             return
-        out_rad = _angle_rad(self.began, self.farthest)
-        if _angle_rad(self.began, axis) > out_rad:
+        # Cosines: the wider the angle, the smaller.
+        out = float(self.began @ self.farthest)
+        if self.began @ axis < out:
             self.farthest = axis
-        elif out_rad >= SWING_RAD and _angle_rad(self.farthest, axis) >= SWING_RAD:
-            self.count += 1
+        elif self.farthest @ axis <= np.cos(SWING_RAD):
+            self.count += bool(out <= np.cos(SWING_RAD))
             self.began, self.farthest = self.farthest, axis
-
-
-def _angle_rad(one: Array, other: Array) -> float:
-    return float(np.arccos(np.clip(one @ other, -1.0, 1.0)))
