@@ -53,14 +53,11 @@ class click_bell(EmbeddedTask):
             contact_points=[ContactPoint((0.0, 0.0, TOP_M))],
         )
         self.add_prohibit_area(self.bell, padding=0.07)
-        left = self.bell.get_pose().p[0] < 0
-        self.check_arm_function = (
-            self.is_left_gripper_close if left else self.is_right_gripper_close
-        )
+        self.arm_tag = "right" if self.bell.get_pose().p[0] > 0 else "left"
         self.stage_success_tag = False
 
     def play_once(self) -> dict[str, Any]:
-        arm_tag = "right" if self.bell.get_pose().p[0] > 0 else "left"
+        arm_tag = self.arm_tag
         self.move(self.grasp_actor(self.bell, arm_tag, pre_grasp_dis=0.1, grasp_dis=0.1))
         # The button stops the fingertips; told to go a little below its top, they press it.
         press_m = 0.1 - FINGERTIPS_BEYOND_TCP_M + 0.006
@@ -74,11 +71,15 @@ class click_bell(EmbeddedTask):
         return self.info
 
     def check_stages(self) -> tuple[bool, ...]:
-        side = "left" if self.bell.get_pose().p[0] < 0 else "right"
-        tool = self.arms[side].endpose()[:3]
+        tool = self.arms[self.arm_tag].endpose()[:3]
         top = self.bell.get_contact_point(0).p
         above = bool(np.all(np.abs(tool[:2] - top[:2]) < 0.03) and tool[2] > top[2])
         return above, above and self.check_arm_function()
+
+    def check_arm_function(self) -> bool:
+        """Whether the gripper on the bell's side is closed; RoboTwin's name."""
+        left = self.arm_tag == "left"
+        return self.is_left_gripper_close() if left else self.is_right_gripper_close()
 
     def check_success(self) -> bool:
         """RoboTwin's rule: once rung, rung for the rest of the episode."""

@@ -69,13 +69,13 @@ class handover_block(EmbeddedTask):
         self.move(self.open_gripper(FIRST))
         self.move(self._withdraw(FIRST, 0.1))
         pad = self.target_box.get_functional_point(1).p
-        above = pad + [0.0, 0.0, 0.06]
+        above = pad + np.array([0.0, 0.0, 0.06])
         self.move(
             self._carry(SECOND, above, yaw_rad=-np.pi / 2) + self.stay(SECOND, 50),
             self.back_to_origin(FIRST),
         )
         self.move(
-            self._carry(SECOND, pad + [0.0, 0.0, 0.001], yaw_rad=-np.pi / 2)
+            self._carry(SECOND, pad, yaw_rad=-np.pi / 2)
             + self.stay(SECOND, 60)
             + self.open_gripper(SECOND)
         )
@@ -106,9 +106,8 @@ class handover_block(EmbeddedTask):
     def check_success(self) -> bool:
         foot = self.box.get_functional_point(0).p
         top = self.target_box.get_functional_point(1).p
-        return (
-            bool(np.all(np.abs(foot - top) < (0.03, 0.03, 0.01))) and self.is_right_gripper_open()
-        )
+        stands = bool(np.all(np.abs(foot - top) < (0.03, 0.03, 0.01)))
+        return stands and self.is_right_gripper_open()
 
     def _withdraw(self, arm_tag: str, metres: float) -> Plan:
         """Draw an open hand back the way it came."""

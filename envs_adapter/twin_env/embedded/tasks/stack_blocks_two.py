@@ -44,8 +44,8 @@ class stack_blocks_two(EmbeddedTask):
     def play_once(self) -> dict[str, Any]:
         on_table = np.array([*TARGET_XY_M, self.table_top_m + BLOCK_HALF_M])
         first_arm = self._stack(self.block1, on_table)
-        top = self.block1.get_functional_point(1).p
-        second_arm = self._stack(self.block2, top + [0.0, 0.0, BLOCK_HALF_M], before=first_arm)
+        on_red = self.block1.get_functional_point(1).p + np.array([0.0, 0.0, BLOCK_HALF_M])
+        second_arm = self._stack(self.block2, on_red, before=first_arm)
         self.info["info"] = {
             "{A}": "red block",
             "{B}": "green block",
