@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from twin_env.embedded.materials import BRASS, CHROME, RUBBER
 from twin_env.embedded.scene import Part
 
 FOOT = ((0.0, 0.0), (0.044, 0.0), (0.046, 0.004), (0.046, 0.009), (0.041, 0.012))
-DOME = (
-    *((0.041, 0.012), (0.040, 0.020), (0.036, 0.029), (0.029, 0.037), (0.019, 0.043)),
-    *((0.009, 0.046), (0.0, 0.047)),
+DOME = tuple(
+    (0.041 * math.cos(turn), 0.012 + 0.035 * math.sin(turn))
+    for turn in (step * math.pi / 24 for step in range(13))
 )
 BUTTON = (
     (0.004, 0.045),
@@ -35,7 +36,9 @@ class click_bell(EmbeddedTask):
 
     def load_actors(self) -> None:
         while True:
-            pose = self.rand_pose(xlim=(-0.25, 0.25), ylim=(-0.2, 0.0), z=self.table_top_m)
+            # RoboTwin's go to 0.25 on the right too, where the head camera, which stands left of
+            # the middle, would cut off a bell that is near.
+            pose = self.rand_pose(xlim=(-0.25, 0.2), ylim=(-0.2, 0.0), z=self.table_top_m)
             if abs(pose.p[0]) > 0.05:
                 break
         self.bell_id = int(self.rng.integers(2))

@@ -73,7 +73,8 @@ class stack_blocks_two(EmbeddedTask):
         """Where RoboTwin puts a block: to the left or right, clear of the target."""
         while True:
             pose = self.rand_pose(
-                xlim=(-0.28, 0.28),
+                # RoboTwin's 0.28 on the right is at the edge of what the head camera sees.
+                xlim=(-0.28, 0.24),
                 ylim=(-0.08, 0.05),
                 z=self.table_top_m + BLOCK_HALF_M,
                 rotate_lim_rad=0.75,
