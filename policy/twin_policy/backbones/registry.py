@@ -22,6 +22,7 @@ from twin_policy.backbones.timm_models import (
     DINOV3_TAG,
     PREFIX,
     build_timm,
+    check_timm_model,
     check_timm_tag,
     split_timm_name,
     timm_tags,
@@ -117,6 +118,7 @@ def _checked_tag(name: str, tag: str | None, *, wanted: bool) -> str | None:
     """
     if name == DINOV3:
         tag = tag or DINOV3_TAG
+        check_timm_model(DINOV3_ARCHITECTURE)
         check_timm_tag(DINOV3_ARCHITECTURE, tag)
     elif name in CLIP_MODELS:
         if tag is None and wanted:

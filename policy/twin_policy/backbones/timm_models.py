@@ -31,6 +31,9 @@ PREFIX = "timm:"
 
 DINOV3, DINOV3_ARCHITECTURE, DINOV3_TAG = "dinov3_vit_b16", "vit_base_patch16_dinov3", "lvd1689m"
 
+DINOV3_SINCE = "1.0.20"
+"""timm's first version with it."""
+
 DROPPED = {
     "classifier": ("head.weight", "head.bias", "head.fc.*", "head_dist.*"),
     "pretraining": ("mask_token",),
@@ -49,14 +52,22 @@ def split_timm_name(name: str) -> tuple[str, str | None]:
     Raises:
         ValueError: timm has no such architecture or tag, with the nearest match.
     """
-    import timm
-
     model, _, tag = name.removeprefix(PREFIX).partition(".")
-    if not timm.is_model(model):
-        raise unknown("timm model", model, timm.list_models())
+    check_timm_model(model)
     if tag:
         check_timm_tag(model, tag)
     return PREFIX + model, tag or None
+
+
+def check_timm_model(model: str) -> None:
+    import timm
+
+    if model == DINOV3_ARCHITECTURE and not timm.is_model(model):
+        raise ValueError(
+            f"timm {timm.__version__} has no DINOv3: pip install 'timm>={DINOV3_SINCE}'"
+        )
+    if not timm.is_model(model):
+        raise unknown("timm model", model, timm.list_models())
 
 
 def timm_tags(model: str) -> list[str]:
@@ -73,7 +84,7 @@ def check_timm_tag(model: str, tag: str) -> None:
     if tag not in tags:
         raise WeightsError(str(unknown(f"tag of timm:{model}", tag, tags)))
     notes = getattr(get_pretrained_cfg(f"{model}.{tag}"), "notes", None) or ()
-    if any("natively QuickGELU" in note for note in notes):
+    if "quickgelu" not in model and any("natively QuickGELU" in note for note in notes):
         twin = model.replace("_clip_", "_clip_quickgelu_")
         raise WeightsError(
             f"the weights {tag} were trained with QuickGELU, and timm:{model} has GELU: take "
@@ -93,8 +104,7 @@ def build_timm(recipe: Recipe) -> VisionBackbone:
     from timm.models import ConvNeXt, Eva, VisionTransformer, get_pretrained_cfg
 
     model = architecture(recipe.name)
-    if not timm.is_model(model):
-        raise unknown("timm model", model, timm.list_models())
+    check_timm_model(model)
     config = get_pretrained_cfg(f"{model}.{recipe.tag}" if recipe.tag else model)
     size = recipe.size or (config.input_size[-2:] if config else (224, 224))
     options: dict[str, Any] = dict(recipe.overrides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
             loaded: object = load_file(str(path))
         elif is_torchscript(path):
-            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
+            with warnings.catch_warnings():
+                # Deprecated, and still what OpenAI publishes.
+                warnings.simplefilter("ignore")
+                loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
         else:
             # Tensors only: a whole pickle could run anything.
             loaded = torch.load(path, map_location="cpu", weights_only=True)
