@@ -72,11 +72,11 @@ def draw_candidates(rng: np.random.Generator) -> tuple[Candidate, ...]:
         Candidate(
             kind := names[int(which * len(names))],
             int(index * len(KINDS[kind].colors)),
-            float(across),
-            float(along),
-            float((2 * turn - 1) * math.pi),
+            across,
+            along,
+            (2 * turn - 1) * math.pi,
         )
-        for which, index, across, along, turn in rng.random((CANDIDATES, 5))
+        for which, index, across, along, turn in rng.random((CANDIDATES, 5)).tolist()
     )
 
 
