@@ -61,6 +61,7 @@ DEFAULTS: dict[str, Any] = {
     "pcd_down_sample_num": 1024,
     "pcd_crop": True,
     "shadow_map_size": 512,
+    "samples_per_pixel": 1,
     # Keys of RoboTwin's files that mean nothing here (see `DECIDE_NOTHING`).
     "render_freq": 0,
     "use_seed": False,
@@ -85,6 +86,9 @@ DECIDE_NOTHING = (
 )
 """Keys that no episode depends on. All but the first are known so that RoboTwin's files load, and
 used nowhere: RoboTwin itself reads neither `random_embodiment` nor `observer`."""
+
+SAMPLES_PER_PIXEL = (1, 4, 9, 16)
+"""Squares: a picture is rendered 1 to 4 times wider and higher, and averaged."""
 
 _RANDOMISATION_LIMITS = {
     "clean_background_rate": (1.0, "a share of the seeds"),
@@ -165,7 +169,7 @@ def read_embodiment(config: Mapping[str, Any], *, source: str = "config") -> Emb
         ValueError: another form, an unknown arm, or a distance at which the arms do not fit.
     """
     given = config["embodiment"]
-    if len(given) not in (1, 3):
+    if len(given) not in (1, 3) or not all(isinstance(name, str) for name in given[:2]):
         raise ValueError(
             f"{source}: embodiment is [arm] or [left arm, right arm, metres between their bases], "
             f"not {given!r}"
@@ -178,7 +182,7 @@ def read_embodiment(config: Mapping[str, Any], *, source: str = "config") -> Emb
         )
     for name in given[:2]:
         if name not in ARM_JOINTS:
-            raise unknown(f"embodiment in {source}", str(name), ARM_JOINTS)
+            raise unknown(f"embodiment in {source}", name, ARM_JOINTS)
     if len(given) == 1:
         return Embodiment(given[0], given[0])
     left, right, distance = given
@@ -216,6 +220,16 @@ def _check_offered(config: Mapping[str, Any], source: str) -> None:
         raise ValueError(
             f"{source}: pcd_down_sample_num is a number of points, or 0 for all of them, "
             f"not {number!r}"
+        )
+    if config["samples_per_pixel"] not in SAMPLES_PER_PIXEL:
+        raise ValueError(
+            f"{source}: samples_per_pixel is one of {', '.join(map(str, SAMPLES_PER_PIXEL))}, "
+            f"not {config['samples_per_pixel']!r}"
+        )
+    if config["shadow_map_size"] < 0 or config["shadow_map_size"] > 8192:
+        raise ValueError(
+            f"{source}: shadow_map_size is from 0 (no shadows) to 8192, "
+            f"not {config['shadow_map_size']!r}"
         )
     for key in ("head_camera_type", "wrist_camera_type"):
         if config["camera"][key] not in CAMERA_TYPES:

@@ -278,3 +278,25 @@ def test_the_palettes_colours_are_all_different() -> None:
     assert not colors[0].any()
     near = np.abs(colors[1:33, None].astype(int) - colors[None, 1:33]).max(axis=-1)
     assert np.all(near + 255 * np.eye(32, dtype=int) > 50)
+
+
+def test_more_samples_a_pixel_smooth_edges_and_move_nothing() -> None:
+    views = {}
+    for samples in (1, 4):
+        env = scene("depth", "actor_segmentation", samples_per_pixel=samples)
+        views[samples] = env.get_obs()["observation"]["head_camera"]
+        env.close_env()
+    rough, smooth = views[1], views[4]
+    for key in ("rgb", "depth", "actor_segmentation"):
+        assert rough[key].shape == smooth[key].shape
+    np.testing.assert_allclose(rough["intrinsic_cv"], smooth["intrinsic_cv"], rtol=1e-5)
+    change = np.abs(rough["rgb"].astype(int) - smooth["rgb"]).max(axis=-1)
+    # Edges change, surfaces do not; the picture as a whole stays where it is.
+    assert 0 < np.mean(change > 8) < 0.1
+    assert np.median(np.abs(rough["depth"] - smooth["depth"])) < 2.0
+
+
+@pytest.mark.parametrize("samples", [0, 2, 25])
+def test_samples_a_pixel_are_a_square(samples: int) -> None:
+    with pytest.raises(ValueError, match=f"samples_per_pixel is one of 1, 4, 9, 16, not {samples}"):
+        scene(samples_per_pixel=samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -262,7 +263,7 @@ class EmbeddedTask(Stages, Expert):
         copy = type(self)()
         vectors: list[Array] = []
         copy.frame_sink = lambda task: vectors.append(task.drive_vector())
-        copy.setup_demo(now_ep_num=self.ep_num, seed=self.seed, render=False, **self.config)
+        copy.setup_demo(self.ep_num, self.seed, self.is_test, render=False, **self.config)
         copy.play_once()
         copy.close_env()
         return np.stack(vectors[1:])
@@ -309,13 +310,16 @@ class EmbeddedTask(Stages, Expert):
 
     def _add_cameras(self, scene: Scene) -> list[Camera]:
         wanted, data_type = self.config["camera"], self.config["data_type"]
-        labels = any(data_type[key] for key in SEGMENTATIONS)
+        rendering: dict[str, Any] = {
+            "labels": any(data_type[key] for key in SEGMENTATIONS),
+            "oversampling": math.isqrt(self.config["samples_per_pixel"]),
+        }
         rig = []
         if wanted["collect_head_camera"]:
             kind = CAMERA_TYPES[wanted["head_camera_type"]]
             rig.append(
                 cameras.head_camera(
-                    scene, kind, labels=labels, offset_m=self.randomisation.head_camera_offset_m
+                    scene, kind, offset_m=self.randomisation.head_camera_offset_m, **rendering
                 )
             )
         if wanted["collect_wrist_camera"]:
@@ -323,7 +327,7 @@ class EmbeddedTask(Stages, Expert):
             names = (cameras.LEFT_WRIST, cameras.RIGHT_WRIST)
             for side, name in zip(SIDES, names, strict=True):
                 arm = self.arms[side]
-                rig.append(cameras.wrist_camera(scene, arm, name, kind, labels=labels))
+                rig.append(cameras.wrist_camera(scene, arm, name, kind, **rendering))
         if data_type["third_view"]:
             rig.append(cameras.third_view_camera(scene))
         return rig
