@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exploding_simulator import FAULTS
+from altered_simulator import FAULTS
 
 from twin_env import load_env_config
 from twin_env.workers import Done, WorkerPool
@@ -29,7 +29,7 @@ def environment(fault: str) -> EnvironmentSpec:
         task="exploding",
         config_name="demo_clean",
         config={**CONFIG, "episode_num": FAULTS.index(fault) + 1},
-        provider="exploding_simulator",
+        provider="altered_simulator",
     )
 
 

@@ -16,13 +16,17 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.simulator
 
 
-def evaluate(cwd: Path, policy: str, out: str, *words: str) -> list[dict[str, str]]:
-    command = ["bash", str(ROOT / "eval.sh"), "beat_block_hammer", policy, "--out", out, *words]
+def call(cwd: Path, *command: str) -> tuple[int, str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def evaluate(cwd: Path, policy: str, out: str, *words: str) -> list[dict[str, str]]:
+    script = str(ROOT / "eval.sh")
+    status, said = call(cwd, "bash", script, "beat_block_hammer", policy, "--out", out, *words)
+    assert status == 0, said
     with (cwd / out / "episodes.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
 
@@ -73,3 +77,30 @@ def test_hold_still_fails_at_the_step_limit(workplace: Path) -> None:
     )
     assert (row["outcome"], row["steps"]) == ("failure", "400")
     assert row["reason"] == "no success within 400 steps"
+
+
+def test_sixteen_numbers_are_recorded_learned_and_acted_on_by_that_robot_alone(
+    workplace: Path,
+) -> None:
+    config = workplace / "arm7.yml"
+    config.write_text("embodiment: [twin-arm7]\nsave_freq: 30\n")
+    scenes = ("--config", str(config))
+    data = workplace / "outputs" / "data" / "beat_block_hammer" / "arm7"
+    training = ("--steps", "2", "--set", "train.val_every=2", "--set", "train.val_windows=2")
+    evaluation = ("eval", "brief", "dp_resnet", "--provider", "altered_simulator")
+    evaluation += ("--episodes", "1", "--workers", "1", "--videos", "off", "--no-report")
+    evaluation += ("--checkpoint", "arm7", "--out", "of_arm7")
+    for words in (
+        ("collect", "beat_block_hammer", "--episodes", "2", "--workers", "1", *scenes),
+        ("train", "brief", "dp_resnet_demo", "--data", str(data), "--out", "arm7", *training),
+        (*evaluation, *scenes),
+    ):
+        status, said = call(workplace, sys.executable, "-m", "twin_eval.cli", *words)
+        assert status == 0, said
+    with (workplace / "of_arm7" / "episodes.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["outcome"], row["reason"]) == ("failure", "no success within 24 steps")
+    status, said = call(workplace, sys.executable, "-m", "twin_eval.cli", *evaluation[:-1], "six")
+    assert status != 0
+    assert "left_arm_dim: the policy was trained with 7, and 6 is declared" in said
+    assert '"kind": "episode"' not in (workplace / "six" / "journal.jsonl").read_text()

@@ -1,6 +1,7 @@
-"""The embedded simulator with tasks whose physics can be made to break, for the harness's tests.
+"""The embedded simulator with altered tasks, for the harness's tests.
 
-What the config's `episode_num` says breaks on the odd seeds; episodes of even seeds are sound.
+In `exploding`, what the config's `episode_num` says breaks on the odd seeds; even ones are sound.
+`brief` ends after two chunks of a policy.
 """
 
 from __future__ import annotations
@@ -42,8 +43,22 @@ class exploding(beat_block_hammer):
             self.hammer.entity.set_pose(sapien.Pose([0.0, 0.6, 1.0]))
 
 
+class brief(beat_block_hammer):
+    step_lim = 24
+
+    def instructions(self) -> dict[str, list[str]]:
+        return {"seen": ["strike"], "unseen": ["strike at once"]}
+
+
+TASKS = {"exploding": exploding, "brief": brief}
+
+
+def list_tasks(backend: str = "embedded") -> list[str]:
+    return sorted(TASKS)
+
+
 def make_env(task: str, backend: str = "embedded") -> EmbeddedTask:
-    return exploding()
+    return TASKS[task]()
 
 
 def environment_fingerprint(task: str, config: dict[str, Any], backend: str) -> dict[str, str]:
