@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from twin_env import list_tasks, load_env_config
+from twin_env.config import config_folder
 from twin_eval.suites import PolicyChoice, check_labels, load_suite, parse_policy
 
 
@@ -77,3 +79,11 @@ def test_a_missing_suite_names_those_that_are_there() -> None:
         load_suite("nowhere")
     assert len(load_suite("suites/seeds5.yaml").tasks) == 5
     assert load_suite("seeds5") == load_suite("suites/seeds5.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((config_folder() / "suites").glob("*.yaml")))
+def test_shipped_suites_name_tasks_and_configs_that_are_there(path: Path) -> None:
+    found = load_suite(str(path))
+    assert set(found.tasks) <= set(list_tasks())
+    for config in found.configs:
+        load_env_config(config)
