@@ -84,7 +84,7 @@ def plan_parts(args: argparse.Namespace) -> list[Part]:
     collect = ("collect", args.task, "--config", args.config, *workers)
     demonstrations = ("--episodes", str(args.demonstrations))
     checkpoint = checkpoint_of(args)
-    train = ("train", args.task, args.policy_config, "--config", args.config)
+    train: tuple[str, ...] = ("train", args.task, args.policy_config, "--config", args.config)
     if args.config != ENV_CONFIG:
         train = (*train, "--out", str(checkpoint))
     train = (*train, *demonstrations, *shlex.split(args.train_options))
