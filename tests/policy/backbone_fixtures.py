@@ -18,6 +18,12 @@ CONVNEXT = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}
 CLIP_VIT = {"width": 64, "layers": 3, "head_width": 16, "embed_dim": 32}
 CLIP_RN = {"width": 16, "layers": (1, 1, 1, 1), "embed_dim": 32}
 
+CLIP_SIZES: dict[str, dict[str, Any]] = {
+    "clip_vit_b32": CLIP_VIT | {"image_size": 64, "patch_size": 32},
+    "clip_rn50": CLIP_RN | {"image_size": 64, "head_width": 64},
+}
+"""Of open_clip's vision config."""
+
 TOWERS: dict[str, dict[str, Any]] = {
     "resnet18": {"overrides": {"channels": (16, 16, 32, 32)}},
     "resnet18_frozen_bn": {"overrides": {"channels": (16, 16, 32, 32)}, "weights": "random"},
@@ -116,3 +122,9 @@ def save(tensors: dict[str, Tensor], path: Path) -> Path:
 
 def rounded_to_half(model: Any) -> Any:
     return copy.deepcopy(model).half().float()
+
+
+def load_clip(name: str, path: Path, **options: Any) -> VisionBackbone:
+    overrides = CLIP_SIZES[name]
+    made = registry.create(name, weights=str(path), overrides=overrides, **options)
+    return made.eval()
