@@ -196,7 +196,6 @@ def test_a_backbone_says_what_it_is(tower: VisionBackbone) -> None:
 
 def test_its_recipe_and_state_rebuild_it(tower: VisionBackbone) -> None:
     stored = json.loads(json.dumps(tower.describe()))["recipe"]
-    stored["size"] = stored["size"] and tuple(stored["size"])
     again = registry.build(Recipe(**stored)).eval()
     again.load_state_dict(tower.state_dict())
     close(again.encode(make_images())[FINAL], tower.encode(make_images())[FINAL], 1e-6)

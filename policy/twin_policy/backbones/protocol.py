@@ -36,6 +36,12 @@ class Recipe:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Other widths, depths, ...: for small stand-ins, in the words of the library behind."""
 
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            # JSON and YAML give lists.
+            height, width = self.size
+            object.__setattr__(self, "size", (int(height), int(width)))
+
 
 @dataclass(frozen=True)
 class LayerFeatures:

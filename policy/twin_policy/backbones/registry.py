@@ -92,7 +92,6 @@ def recipe(
         raise WeightsError(f"{name}: one tag must be meant, and these are {both}")
     found = next(iter(tags.values()), None)
     found = _checked_tag(name, found, wanted=weights not in (None, RANDOM))
-    size = None if size is None else (int(size[0]), int(size[1]))
     return Recipe(name, found, size, image_normalization, dict(overrides or {}))
 
 
