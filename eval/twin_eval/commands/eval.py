@@ -28,6 +28,7 @@ from twin_eval.report import (
     Comparison,
     clamped_note,
     load_runs,
+    robustness_text,
     summary_text,
     write_report,
 )
@@ -289,6 +290,8 @@ def report(works: Sequence[Work], root: Path, *, drawn: bool) -> int:
     for one in files.comparisons:
         if (one.task, one.a) in ours or (one.task, one.b) in ours:
             print(f"  {describe_comparison(one)}")
+    if files.changes:
+        print(f"\n{robustness_text(files.changes)}")
     if clamped := clamped_note(files.rows):
         print(f"  {clamped}")
     records = [record for work in works for record in work.journal.records]

@@ -118,7 +118,7 @@ def compare(
         if len(counted) > 1 and all(one.test == "mcnemar" for one in counted):
             pooled.append(_pool(counted, confidence))
     by_task = sorted(single, key=lambda one: (one.task, one.config))
-    return [*_conclude(by_task, confidence), *_conclude(pooled, confidence)]
+    return [*conclude(by_task, confidence), *conclude(pooled, confidence)]
 
 
 def _compare_cells(
@@ -130,7 +130,7 @@ def _compare_cells(
 ) -> Comparison:
     """Two policies on one task, without a verdict unless it was reached sequentially."""
     names: dict[str, Any] = {"task": ours[0], "config": ours[1], "a": ours[2], "b": theirs[2]}
-    changes = _differences(
+    changes = differences(
         evidence.environments.get(ours, {}), evidence.environments.get(theirs, {})
     )
     if changes:
@@ -146,14 +146,27 @@ def _compare_cells(
         )
     stop = _find_stop(evidence, ours, theirs)
     until = stop.stopped_at if stop else None
-    pairs = _pair_up(
-        *(
-            [record for record in cells[cell] if until is None or record.index < until]
-            for cell in (ours, theirs)
-        )
+    ours_until, theirs_until = (
+        [record for record in cells[cell] if until is None or record.index < until]
+        for cell in (ours, theirs)
     )
+    comparison = compare_pairs(names, ours_until, theirs_until, confidence)
+    if not (stop and comparison.n):
+        return comparison
+    return _watched(comparison, _pair_up(ours_until, theirs_until), stop)
+
+
+def compare_pairs(
+    names: Mapping[str, Any],
+    a: Sequence[EpisodeRecord],
+    b: Sequence[EpisodeRecord],
+    confidence: float,
+) -> Comparison:
+    """A's episodes beside B's, scene by scene, without a verdict; `names` are the fields that say
+    whose they are."""
+    pairs = _pair_up(a, b)
     counts = PairCounts.from_outcomes(pairs.a, pairs.b)
-    comparison = Comparison(
+    return Comparison(
         **names,
         **_numbers(counts, confidence),
         errors=pairs.errors,
@@ -165,7 +178,6 @@ def _compare_cells(
         if pairs.other_words
         else "",
     )
-    return _watched(comparison, pairs, stop) if stop and counts.n else comparison
 
 
 def _find_stop(evidence: Evidence, ours: Cell, theirs: Cell) -> Stop | None:
@@ -250,7 +262,7 @@ def _numbers(counts: PairCounts, confidence: float) -> dict[str, Any]:
     }
 
 
-def _conclude(comparisons: Sequence[Comparison], confidence: float) -> list[Comparison]:
+def conclude(comparisons: Sequence[Comparison], confidence: float) -> list[Comparison]:
     """The comparisons with adjusted p-values, and verdicts by these."""
     alpha = 1 - confidence
     tested = [one for one in comparisons if one.test == "mcnemar"]
@@ -292,7 +304,8 @@ def letters(comparisons: Iterable[Comparison]) -> dict[tuple[str, str], dict[str
     return displays
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What is not the same in both, by key."""
     return [
         f"{key}: {one.get(key)}, {other.get(key)}"
         for key in sorted({*one, *other})

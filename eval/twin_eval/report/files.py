@@ -14,6 +14,12 @@ from twin_eval.report.comparison_tables import (
     comparison_latex,
     comparison_markdown,
 )
+from twin_eval.report.robustness import (
+    ConfigChange,
+    compare_configs,
+    robustness_csv,
+    robustness_markdown,
+)
 from twin_eval.report.runs import Evidence, Run, gather, load_runs
 from twin_eval.report.tables import (
     SummaryRow,
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
 PAGE_NAME = "report.html"
 COMPARISON_NAMES = ("comparison.csv", "comparison.md", "comparison.tex")
+ROBUSTNESS_NAMES = ("robustness.csv", "robustness.md")
 TITLES = {
     "differences": "Paired differences",
     "stages": "How far the episodes get",
@@ -51,6 +58,8 @@ class ReportFiles:
     """Paths relative to `folder`."""
     rows: tuple[SummaryRow, ...]
     comparisons: tuple[Comparison, ...]
+    changes: tuple[ConfigChange, ...]
+    """Configs beside the clean one."""
     notes: tuple[str, ...]
     """What a reader must know beside the numbers."""
 
@@ -100,6 +109,10 @@ def write_report(
             comparison_latex(rows, comparisons, confidence=confidence),
         )
         texts |= dict(zip(COMPARISON_NAMES, tables, strict=True))
+    changes = compare_configs(evidence, confidence=confidence)
+    if changes:
+        texts["robustness.csv"] = robustness_csv(changes)
+        texts["robustness.md"] = robustness_markdown(changes, confidence=confidence)
     notes = [*evidence.notes, *filter(None, [clamped_note(rows)])]
     drawings: dict[str, str] = {}
     if drawn:
@@ -112,19 +125,20 @@ def write_report(
             evidence,
             rows,
             comparisons,
+            changes,
             drawings,
             notes,
             out=out,
             confidence=confidence,
             embed_videos=embed_videos,
         )
-    for name in set(COMPARISON_NAMES) - set(texts):
+    for name in {*COMPARISON_NAMES, *ROBUSTNESS_NAMES} - set(texts):
         (out / name).unlink(missing_ok=True)
     for name, text in texts.items():
         write_text(out / name, text)
     pictures = [f"figures/{name}{suffix}" for name in drawings for suffix in (".png", ".svg")]
     names = (*sorted(texts, key=lambda name: name != PAGE_NAME), *pictures)
-    return ReportFiles(out, names, tuple(rows), tuple(comparisons), tuple(notes))
+    return ReportFiles(out, names, tuple(rows), tuple(comparisons), tuple(changes), tuple(notes))
 
 
 def _draw(

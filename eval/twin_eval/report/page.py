@@ -14,8 +14,10 @@ import jinja2
 from markupsafe import Markup
 
 from twin_eval.records import OUTCOMES, EpisodeRecord
+from twin_eval.report import robustness
 from twin_eval.report.comparison import ALL_TASKS, Comparison, letters
 from twin_eval.report.comparison_tables import HEADER, NUMERIC, footnotes, rows_of, say
+from twin_eval.report.robustness import ConfigChange
 from twin_eval.report.runs import Evidence, Run
 from twin_eval.report.tables import SummaryRow, cell_of, group_by_cell, name_tasks, title_of
 from twin_eval.statistics import wilson_interval
@@ -30,6 +32,7 @@ def render_page(
     evidence: Evidence,
     rows: Sequence[SummaryRow],
     comparisons: Sequence[Comparison],
+    changes: Sequence[ConfigChange],
     drawings: Mapping[str, str],
     notes: Sequence[str],
     *,
@@ -62,6 +65,7 @@ def render_page(
         comparison_rows=rows_of(comparisons),
         numeric=NUMERIC,
         footnotes=footnotes(comparisons, confidence=confidence),
+        robustness=_robustness(changes, confidence),
         drawings={name: Markup(svg) for name, svg in drawings.items()},
         worst=_worst(records, names, videos, out, embed=embed_videos),
         errors=_errors(records, names),
@@ -73,6 +77,20 @@ def render_page(
         sessions=_sessions(evidence),
         cells=[_cell(label, run, names) for label, run in evidence.runs],
     )
+
+
+def _robustness(changes: Sequence[ConfigChange], confidence: float) -> dict[str, Any] | None:
+    """The table of configs beside the clean one, if there are several."""
+    if not changes:
+        return None
+    return {
+        "header": [
+            (word, place in robustness.NUMERIC) for place, word in enumerate(robustness.HEADER)
+        ],
+        "rows": robustness.robustness_rows(changes),
+        "numeric": robustness.NUMERIC,
+        "footnotes": robustness.robustness_notes(changes, confidence=confidence),
+    }
 
 
 def find_videos(evidence: Evidence) -> dict[tuple[str, str, str, int], Path]:
