@@ -13,6 +13,7 @@ import argparse
 import csv
 import functools
 import json
+import signal
 import statistics
 import sys
 import time
@@ -265,6 +266,7 @@ def main() -> None:
         for seed in range(args.first, args.first + args.seeds)
     ]
     played: list[Played] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for one in play_all(jobs, args.workers):
             played.append(one)
