@@ -79,11 +79,13 @@ class pick_dual_bottles(EmbeddedTask):
         return create_bottle(self, name, kind, pose * sapien.Pose([0.0, 0.0, 0.0], turned))
 
     def _grip(self, side: str) -> tuple[Array, Array]:
-        """Where the tool takes a bottle, and how it is turned: coming from outside and behind, so
-        that hands between two close bottles keep clear of each other."""
+        """Where the tool takes a bottle, and how it is turned: the nearer the bottle is to the
+        middle, the more from outside, so that the hands keep clear of each other; but not more, for
+        a hand that swings far out sweeps over a bottle that stands there."""
         bottle = self.bottles[side]
-        inwards = 1.0 if side == "left" else -1.0
-        grip = grip_along(bottle, np.array([inwards, 1.0, 0.0]))
+        x = bottle.get_pose().p[0]
+        inwards = -np.sign(x) * (0.4 + 3.0 * (0.25 - abs(x)))
+        grip = grip_along(bottle, np.array([inwards, 1.0, 0.0]) / np.hypot(inwards, 1.0))
         approach = bottle.tool_rotation(grip)[:, 0]
         at = bottle.get_contact_point(grip).p + GRIP_DEPTH_M * approach
         return at, level_rotation(approach, up=UP)
