@@ -26,6 +26,7 @@ COMMANDS = (
     Command("doctor", "twin_eval.commands.doctor", "what this machine has, and what to do"),
     Command("demo", "twin_eval.commands.demo", "collect, train and evaluate in one go"),
     Command("collect", "twin_env.commands.collect", "record demonstrations of the scripted expert"),
+    Command("gallery", "twin_env.commands.gallery", "a contact sheet of the tasks"),
     Command("data", "twin_train.commands.data", "inspect recorded episodes, convert them"),
     Command("train", "twin_train.commands.train", "train a policy on recorded demonstrations"),
     Command(

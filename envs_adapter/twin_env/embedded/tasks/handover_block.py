@@ -57,6 +57,12 @@ class handover_block(EmbeddedTask):
             self.prohibited_area.append((x - 0.1, y - 0.25, x + 0.1, y))
 
     def play_once(self) -> dict[str, Any]:
+        self._hand_over()
+        self._place()
+        self.info["info"] = {"{A}": "red block", "{B}": "blue pad", "{a}": FIRST, "{b}": SECOND}
+        return self.info
+
+    def _hand_over(self) -> None:
         # Hand level first: from there the wrist stays clear of its limits all the way.
         ready = np.array([-0.2, -0.1, self.table_top_m + 0.2])
         self.move(self.move_to_pose(FIRST, ready, rotation_z(np.pi / 2)))
@@ -68,6 +74,8 @@ class handover_block(EmbeddedTask):
         self.move(self._grasp(SECOND, contact_point=1))
         self.move(self.open_gripper(FIRST))
         self.move(self._withdraw(FIRST, 0.1))
+
+    def _place(self) -> None:
         pad = self.target_box.get_functional_point(1).p
         above = pad + np.array([0.0, 0.0, 0.06])
         self.move(
@@ -80,8 +88,6 @@ class handover_block(EmbeddedTask):
             + self.open_gripper(SECOND)
         )
         self.move(self._withdraw(SECOND, 0.1))
-        self.info["info"] = {"{A}": "red block", "{B}": "blue pad", "{a}": FIRST, "{b}": SECOND}
-        return self.info
 
     def _grasp(self, arm_tag: str, *, contact_point: int) -> Plan:
         """Grip only once the arm has come to rest: one that still moves drags the block along."""
