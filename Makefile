@@ -72,7 +72,7 @@ toys: $(STAMP)
 
 # The seed plans that come with the project; a change of simulator, task or config makes them stale.
 plans: setup
-	@$(BIN)/twinbench plan all --n 200 --refresh --out task_configs/plans
+	@$(BIN)/twinbench plan all --n 100 --refresh --out task_configs/plans
 
 benchmark: setup
 	@$(BIN)/python tests/benchmarks/simulator.py
