@@ -54,6 +54,7 @@ setup(
         "tqdm>=4.65",
     ],
     extras_require={
+        "lora": ["peft>=0.12"],
         "wandb": ["wandb>=0.16"],
         "dev": [
             "import-linter>=2.0",

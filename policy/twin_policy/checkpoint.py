@@ -84,7 +84,8 @@ def _group(config: PolicyConfig, task: str, entry: TaskEntry) -> str:
 def save_weights(folder: Path, policy: ChunkPolicy, provenance: dict[str, Any]) -> None:
     """Replaces weights and provenance; a reader sees the old ones or the new ones."""
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in policy.deployable_state().items()
     }
     header = {
         "format": "twinbench-policy",

@@ -3,27 +3,81 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
+
+from twin_policy.seed_names import SEED_NAMES, from_seed_names
+
+Pooling = Literal["spatial_softmax", "avg", "class_token", "projected", "pooled", "grid"]
+Tuning = Literal["frozen", "last_blocks", "lora", "full"]
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters inside a backbone that itself stays as it is (arXiv 2106.09685)."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    """What the adapters add is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = ()
+    """Last parts of the names of linear layers; none: attention and MLP of every block."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(
+                f"lora needs a rank of at least 1 and a positive alpha, and has {self.rank} and "
+                f"{self.alpha}"
+            )
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """How pictures and joint state become a condition vector."""
+    """How pictures and joint state become a condition vector.
+
+    A backbone is trained from the start on (`resnet18`, `resnet18_frozen_bn`, `small_cnn`), or it
+    is a tower: pretrained, one for all cameras, frozen unless `tuning` says otherwise.
+    """
+
+    OTHER_NAMES: ClassVar = SEED_NAMES
+    translate: ClassVar = staticmethod(from_seed_names)
 
     backbone: str = "resnet18"
-    """A registered backbone: `resnet18` (GroupNorm, from scratch), `resnet18_frozen_bn`
-    (pretrained, BatchNorm frozen) or `small_cnn`."""
+    """One of `backbones.registry.names()`, another spelling of a CLIP (`ViT-B/32`), or
+    `timm:NAME.TAG`."""
     pretrained_backbone_weights: str | None = None
-    """For a pretrained backbone: a local file, `hub:` and a timm tag, or `random` to go without.
-    Read when training starts; a checkpoint holds what came of them."""
-    image_normalization: Literal["imagenet", "robotwin"] = "imagenet"
-    """`robotwin` is RoboTwin DP's: to [-1, 1] first, and ImageNet's statistics on that."""
-    shared_backbone: bool = False
-    """One backbone for all cameras, instead of one each."""
-    pooling: Literal["spatial_softmax", "avg"] = "spatial_softmax"
+    """For a pretrained backbone: a local file or folder, `hub:` and a tag, or `random` to go
+    without. Read when training starts; a checkpoint holds what came of them."""
+    tag: str | None = None
+    """Of the weights, where neither their name nor the backbone's tells it."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Other widths and depths of the backbone, in the words of the library behind."""
+    resize_shape: tuple[int, int] | None = None
+    """(H, W) of a tower's input, which it resizes to; null: its own."""
+    image_normalization: Literal["native", "imagenet", "clip", "robotwin"] | None = None
+    """`native`: that of the weights, which null means for a tower; for the others it means
+    `imagenet`. `robotwin` is RoboTwin DP's: to [-1, 1] first, and ImageNet's statistics on that."""
+    shared_backbone: bool | None = None
+    """One backbone for all cameras, instead of one each; null: a tower is shared."""
+    layer: int | str = "final"
+    """Which the features come from: a number from 0 (below 0: from the end), or a name."""
+    pooling: Pooling = "spatial_softmax"
+    """What is read from the layer: `class_token`; `projected`, CLIP's embedding (`final` only);
+    `pooled`, the network's own; `avg`, the mean of the tokens; `grid`, their means in each cell of
+    `grid_size`; `spatial_softmax`, where in the picture each of some learned keypoints is."""
+    grid_size: tuple[int, int] = (2, 2)
     spatial_softmax_num_keypoints: int = 32
     spatial_softmax_temperature: float = 1.0
     """Factor on the logits at the start of training; it is learned."""
+    feature_dim: int | None = None
+    """Features a camera and step; null: as many as were read."""
+    adapter: Literal["auto", "linear"] = "auto"
+    """Brings what was read to `feature_dim`, for each camera its own. `auto`: a linear layer where
+    the widths differ, nothing where they agree; `linear`: always a layer."""
+    tuning: Tuning | None = None
+    """What of the backbone learns: nothing, its last blocks up to `layer`, low-rank adapters (with
+    the package peft), or all of it. Null: a tower is `frozen`, others learn in `full`."""
+    trainable_blocks: int = 2
+    """`last_blocks`: how many."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     crop_ratio: float = 1.0
     """Side of the crop relative to the picture: random in training, central in evaluation."""
     color_jitter: float = 0.0
@@ -38,11 +92,15 @@ class EncoderConfig:
             raise ValueError(f"color_jitter must be in [0, 1), and is {self.color_jitter}")
         if self.state_noise < 0:
             raise ValueError(f"state_noise must not be negative, and is {self.state_noise}")
-        if self.spatial_softmax_num_keypoints < 1:
-            raise ValueError(
-                "spatial_softmax_num_keypoints must be at least 1, and is "
-                f"{self.spatial_softmax_num_keypoints}"
-            )
+        for name in ("spatial_softmax_num_keypoints", "feature_dim", "trainable_blocks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, and is {value}")
+        for name in ("resize_shape", "grid_size"):
+            if (shape := getattr(self, name)) is not None and min(shape) < 1:
+                raise ValueError(f"{name} needs a height and a width, and is {shape}")
+        if self.adapter == "linear" and self.feature_dim is None:
+            raise ValueError("adapter linear needs a feature_dim, and that is null: set it")
 
 
 @dataclass(frozen=True)

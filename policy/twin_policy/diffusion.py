@@ -14,6 +14,7 @@ from twin_policy.config import PolicyConfig
 from twin_policy.encoders import ObsEncoder
 from twin_policy.head import DiffusionHead
 from twin_policy.joints import Joints
+from twin_policy.lora import merged
 from twin_policy.normalizer import Normalizer
 
 
@@ -66,6 +67,10 @@ class ChunkPolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def deployable_state(self) -> dict[str, Tensor]:
+        """The state dict that a policy built from `config` takes: low-rank adapters merged."""
+        return merged(self)
 
     def _new_head(self, action_dim: int, cond_dim: int) -> DiffusionHead:
         return DiffusionHead(
@@ -195,8 +200,13 @@ class DiffusionPolicy(ChunkPolicy):
         return self.joints, self.head
 
 
-def count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def count_parameters(module: nn.Module, *, learning: bool = False) -> int:
+    """All of them, or those that get gradients as the module stands."""
+    return sum(
+        parameter.numel()
+        for parameter in module.parameters()
+        if parameter.requires_grad or not learning
+    )
 
 
 def action_error(

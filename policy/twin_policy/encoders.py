@@ -10,49 +10,18 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from twin_policy.backbones import BACKBONES, Backbone
+from twin_policy.backbones import FINAL, Backbone, VisionBackbone
 from twin_policy.config import EncoderConfig
-from twin_policy.pretrained import RANDOM, WeightsError, load_pretrained
-
-
-class SpatialSoftmax(nn.Module):
-    """Expected image position of each of K learned keypoints (arXiv 1509.06113)."""
-
-    def __init__(self, channels: int, num_keypoints: int, temperature: float = 1.0) -> None:
-        super().__init__()
-        # Without a bias, which the softmax over the picture would cancel.
-        self.to_keypoints = nn.Conv2d(channels, num_keypoints, 1, bias=False)
-        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
-        self.dim = 2 * num_keypoints
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, 2K): x in [-1, 1] left to right, y top to bottom, a keypoint."""
-        # The factor is put on the weights, which are smaller than the logits.
-        weight = self.to_keypoints.weight * self.temperature
-        # In bfloat16 a position would be known to one part in 256 only.
-        with torch.autocast(features.device.type, enabled=False):
-            return expected_positions(F.conv2d(features.float(), weight))
-
-
-def expected_positions(logits: Tensor) -> Tensor:
-    """Softmax over the picture of (N, K, h, w), then mean positions: (N, 2K), x before y."""
-    height, width = logits.shape[-2:]
-    x = torch.linspace(-1, 1, width, device=logits.device, dtype=logits.dtype)
-    y = torch.linspace(-1, 1, height, device=logits.device, dtype=logits.dtype)
-    weights = rearrange(logits, "n k h w -> n k (h w)").softmax(dim=-1)
-    grid = torch.stack([repeat(x, "w -> (h w)", h=height), repeat(y, "h -> (h w)", w=width)], -1)
-    return rearrange(weights @ grid, "n k xy -> n (k xy)")
-
-
-class AveragePool(nn.Module):
-    """Mean over the picture: (N, C, h, w) -> (N, C)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.dim = channels
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features.float().mean(dim=(-2, -1))
+from twin_policy.lora import add_adapters, is_adapter
+from twin_policy.pooling import Adapter, AsRead, AveragePool, Pool, SpatialSoftmax
+from twin_policy.pretrained import (
+    RANDOM,
+    WeightsError,
+    build_backbone,
+    complete,
+    load_pretrained,
+    load_tower,
+)
 
 
 def crop(
@@ -87,6 +56,10 @@ def crop(
 class ObsEncoder(nn.Module):
     """Pictures and normalised states of To steps to one vector.
 
+    A picture is first read (`read_frames`: augmentation, backbone, readout of one layer) and then
+    reduced (`reduce`: pooling and adapter, which learn). Of a frozen backbone the first is a
+    function of the picture alone, whatever comes of the rest.
+
     Randomness (crop, colours, state noise) exists in training mode only and comes from the
     generator given. A checkpoint's state dict fills it: only `load_pretrained` reads weight files.
     """
@@ -101,33 +74,46 @@ class ObsEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.cameras = tuple(cameras)
-        self.config = config
-        build = BACKBONES[config.backbone]
+        self.config = config = complete(config)
         names = ("shared",) if config.shared_backbone else self.cameras
         if not self.cameras:
             names = ()
-        self.backbones = nn.ModuleDict({name: build(config.image_normalization) for name in names})
-        self._backbones_frozen = False
-        self.pools = nn.ModuleDict(
-            {name: self._pool(self._backbone(name).channels) for name in self.cameras}
+        self.backbones = nn.ModuleDict({name: build_backbone(config) for name in names})
+        pools = {name: self._pool(self._backbone(name)) for name in self.cameras}
+        self.pools = nn.ModuleDict(pools)
+        wanted = config.feature_dim
+        self.adapters = nn.ModuleDict(
+            {
+                name: Adapter(pool.dim, wanted)
+                for name, pool in pools.items()
+                if wanted is not None and (config.adapter == "linear" or wanted != pool.dim)
+            }
         )
-        self.dim = n_obs_steps * (sum(pool.dim for pool in self._pools()) + state_dim)
+        self.widths = {name: wanted or pool.dim for name, pool in pools.items()}
+        """Features of each camera and step."""
+        self.step_dim = sum(self.widths.values()) + state_dim
+        """Length of what one step adds to the condition vector."""
+        self.dim = n_obs_steps * self.step_dim
         """Length of the condition vector."""
+        self.freeze_backbones(False)
 
     def load_pretrained(self) -> dict[str, Any]:
         """Reads what `config.pretrained_backbone_weights` names: once, when training starts.
 
         Returns:
             What identifies the weights, for the provenance: `source`, and for a file also `file`,
-            `sha256` and `dropped_keys`. `{"source": "from scratch"}` where none are wanted.
+            `sha256` and `dropped_keys`; of a tower its `WeightsIdentity`.
+            `{"source": "from scratch"}` where none are wanted.
 
         Raises:
             WeightsError: weights that are missing, do not fit, or that the backbone cannot take.
         """
         weights, name = self.config.pretrained_backbone_weights, self.config.backbone
+        if not self.backbones:
+            return {"source": "no backbones"}
         backbones = [module for module in self.backbones.values() if isinstance(module, Backbone)]
         if not backbones:
-            return {"source": "no backbones"}
+            return load_tower(self._each_backbone(), self.config)
         if not all(backbone.pretrained for backbone in backbones):
             if weights is not None:
                 raise WeightsError(
@@ -143,30 +129,61 @@ class ObsEncoder(nn.Module):
                 "pretrained weights: set policy.encoder.pretrained_backbone_weights to a file, to "
                 f"hub:resnet18.a1_in1k, or to {RANDOM!r} if random weights are what you want"
             )
-        if weights != RANDOM and self.config.image_normalization != "imagenet":
+        if weights != RANDOM and self.config.image_normalization not in ("imagenet", "native"):
             raise WeightsError(
                 "pretrained weights expect image_normalization 'imagenet', and the config says "
                 f"{self.config.image_normalization!r}"
             )
         return load_pretrained(backbones, weights)
 
+    def add_adapters(self, *, seed: int) -> list[str]:
+        """Low-rank ones, for training with `tuning: lora`; once the weights are there.
+
+        Returns:
+            Names of the backbone's layers that got one; none for another tuning.
+
+        Raises:
+            ValueError: peft is not there, or no layer fits.
+        """
+        if self.config.tuning != "lora":
+            return []
+        found = []
+        for backbone in self._each_backbone():
+            found = add_adapters(backbone.network, self.config.lora, seed=seed)
+        self.freeze_backbones(False)
+        return found
+
     def freeze_backbones(self, frozen: bool = True) -> None:
-        """Holds the backbones as they are, or lets them learn again.
+        """Holds the backbones as they are, or lets learn what `config.tuning` says.
 
         Frozen ones have no gradients and stay in evaluation mode under `train()`; the crops of
         their pictures stay random in training.
         """
-        self._backbones_frozen = frozen
-        self.backbones.requires_grad_(not frozen)
-        self.backbones.train(self.training and not frozen)
-        if frozen:
-            for parameter in self.backbones.parameters():
+        tuning = self.config.tuning
+        self._backbones_frozen = frozen or tuning == "frozen"
+        for backbone in self._each_backbone():
+            if self._backbones_frozen or tuning == "lora":
+                backbone.freeze()
+            elif tuning == "last_blocks":
+                layer, count = self.config.layer, self.config.trainable_blocks
+                backbone.freeze(last_trainable=count, layer=layer)
+            else:
+                backbone.thaw()
+            if tuning == "lora" and not frozen:
+                for name, parameter in backbone.named_parameters():
+                    parameter.requires_grad_(is_adapter(name))
+        self.backbones.train(self.training and not self._backbones_frozen)
+        for parameter in self.backbones.parameters():
+            if not parameter.requires_grad:
                 parameter.grad = None
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Those of the backbones themselves, to which `backbone_lr` applies: not LoRA's."""
+        return [value for name, value in self.backbones.named_parameters() if not is_adapter(name)]
 
     def prepare_inference(self, dtype: torch.dtype = torch.float32) -> None:
         """For acting only: backbones compute in `dtype`; pooling and states stay float32."""
-        for backbone in self.backbones.values():
-            assert isinstance(backbone, Backbone)
+        for backbone in self._each_backbone():
             backbone.prepare_inference(dtype)
 
     def train(self, mode: bool = True) -> ObsEncoder:
@@ -174,20 +191,28 @@ class ObsEncoder(nn.Module):
         self.backbones.train(mode and not self._backbones_frozen)
         return self
 
-    def _pool(self, channels: int) -> SpatialSoftmax | AveragePool:
-        if self.config.pooling == "avg":
-            return AveragePool(channels)
-        return SpatialSoftmax(
-            channels,
-            self.config.spatial_softmax_num_keypoints,
-            self.config.spatial_softmax_temperature,
-        )
+    def _each_backbone(self) -> list[VisionBackbone]:
+        return list(self.backbones.values())  # type: ignore[arg-type]
 
-    def _pools(self) -> list[SpatialSoftmax | AveragePool]:
-        return list(self.pools.values())  # type: ignore[arg-type]
-
-    def _backbone(self, camera: str) -> Backbone:
+    def _backbone(self, camera: str) -> VisionBackbone:
         return self.backbones["shared" if self.config.shared_backbone else camera]  # type: ignore[return-value]
+
+    def _pool(self, backbone: VisionBackbone) -> Pool:
+        config = self.config
+        kind = config.pooling
+        if kind == "spatial_softmax":
+            return SpatialSoftmax(
+                backbone.width(config.layer, "tokens"),
+                config.spatial_softmax_num_keypoints,
+                config.spatial_softmax_temperature,
+            )
+        if kind == "avg":
+            width = backbone.width(config.layer, "mean")
+            return AveragePool(width) if _takes_bytes(backbone, config) else AsRead(width)
+        if kind == "grid":
+            height, width = config.grid_size
+            return AsRead(backbone.width(config.layer, "tokens") * height * width)
+        return AsRead(backbone.width(config.layer, kind))
 
     def forward(
         self,
@@ -206,25 +231,39 @@ class ObsEncoder(nn.Module):
             float (B, F).
         """
         state = self._disturbed(state, generator)
-        frames = [
-            rearrange(
-                self._encode_camera(camera, images[camera], generator),
-                "(b t) f -> b t f",
-                b=len(state),
-            )
+        read = {camera: self._read(camera, images[camera], generator) for camera in self.cameras}
+        features = self.reduce(read) if read else state.new_empty((state[..., 0].numel(), 0))
+        return self.condition(rearrange(features, "(b t) f -> b t f", b=len(state)), state)
+
+    def read_frames(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the backbone gives of single frames, before anything that learns beside it.
+
+        Args:
+            images: camera to uint8 RGB (N, H, W, 3).
+
+        Returns:
+            Camera to vectors (N, C), or for `spatial_softmax` and `grid` maps (N, C, h, w).
+        """
+        return {
+            camera: self._read(camera, rearrange(images[camera], "n h w c -> n 1 h w c"), None)
             for camera in self.cameras
-        ]
-        return self.condition(torch.cat(frames, dim=-1) if frames else state[..., :0], state)
+        }
+
+    def reduce(self, read: Mapping[str, Tensor]) -> Tensor:
+        """Features (N, F), float32, of what `read_frames` gave: pooled, adapted, side by side."""
+        features = []
+        for camera in self.cameras:
+            pooled = self.pools[camera](read[camera])
+            features.append(self.adapters[camera](pooled) if camera in self.adapters else pooled)
+        return torch.cat(features, dim=-1)
 
     def encode_frames(self, images: Mapping[str, Tensor]) -> Tensor:
         """Features of single frames, each once: uint8 RGB (N, H, W, 3) a camera to (N, F)."""
-        frames = {name: rearrange(image, "n h w c -> n 1 h w c") for name, image in images.items()}
-        encoded = [self._encode_camera(camera, frames[camera], None) for camera in self.cameras]
-        return torch.cat(encoded, dim=-1)
+        return self.reduce(self.read_frames(images))
 
     def condition(self, features: Tensor, state: Tensor) -> Tensor:
         """The condition vector (B, dim) of frame features (B, To, F) and states (B, To, Ds)."""
-        widths = [self.pools[camera].dim for camera in self.cameras]
+        widths = list(self.widths.values())
         parts = [state, *(features.split(widths, dim=-1) if widths else ())]
         return torch.cat([rearrange(part, "b t f -> b (t f)") for part in parts], dim=-1)
 
@@ -234,18 +273,34 @@ class ObsEncoder(nn.Module):
         noise = torch.randn(state.shape, generator=generator).to(state)
         return state + self.config.state_noise * noise
 
-    def _encode_camera(
-        self, camera: str, pictures: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _read(self, camera: str, pictures: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Of uint8 (B, To, H, W, 3), what `read_frames` gives of B * To frames."""
         backbone = self._backbone(camera)
         pictures = crop(pictures, self.config.crop_ratio, generator=generator, random=self.training)
         gain, shift = self._color_change(pictures, generator)
         flat = rearrange(pictures, "b t h w c -> (b t) h w c")
         learning = torch.is_grad_enabled() and not self._backbones_frozen
         with torch.set_grad_enabled(learning):
-            features = backbone(backbone.normalize(flat, gain, shift))
-        pooled: Tensor = self.pools[camera](features)
-        return pooled
+            if _takes_bytes(backbone, self.config):
+                assert isinstance(backbone, Backbone)
+                read: Tensor = backbone(backbone.normalize(flat, gain, shift))
+                return read
+            images = rearrange(flat, "n h w c -> n c h w").float() / 255
+            if gain is not None and shift is not None:
+                gain, shift = (rearrange(value, "n c -> n c 1 1") for value in (gain, shift))
+                images = (images * gain + shift).clamp(0, 1)
+            return self._readout(backbone, images)
+
+    def _readout(self, backbone: VisionBackbone, images: Tensor) -> Tensor:
+        """Of RGB in [0, 1], float (N, 3, H, W)."""
+        ((_, found),) = backbone.encode(images, [self.config.layer]).items()
+        kind = self.config.pooling
+        if kind == "avg":
+            return found.mean
+        if kind not in ("spatial_softmax", "grid"):
+            return found.readout(kind)
+        tokens = rearrange(found.tokens, "n (h w) c -> n c h w", h=found.grid[0])
+        return tokens if kind == "spatial_softmax" else _cells(tokens, self.config.grid_size)
 
     def _color_change(
         self, pictures: Tensor, generator: torch.Generator | None
@@ -268,3 +323,24 @@ class ObsEncoder(nn.Module):
             repeat(gain, "b c -> (b t) c", t=frames).to(device),
             repeat(shift, "b c -> (b t) c", t=frames).to(device),
         )
+
+
+def _takes_bytes(backbone: VisionBackbone, config: EncoderConfig) -> bool:
+    """Whether a convolutional backbone's quicker way from 8-bit pictures does."""
+    return (
+        isinstance(backbone, Backbone)
+        and config.layer == FINAL
+        and config.resize_shape is None
+        and config.pooling in ("spatial_softmax", "avg")
+    )
+
+
+def _cells(tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    """Means of a map (N, C, h, w) in each cell of a coarser grid."""
+    height, width = tokens.shape[-2:]
+    if height < grid_size[0] or width < grid_size[1]:
+        raise ValueError(
+            f"grid_size must be at most the layer's tokens, {height}x{width}, and is "
+            f"{grid_size[0]}x{grid_size[1]}: lower policy.encoder.grid_size, or raise resize_shape"
+        )
+    return F.adaptive_avg_pool2d(tokens.float(), grid_size).to(tokens.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import yaml
 from twin_policy.names import unknown
 
 Record = TypeVar("Record")
+Made = TypeVar("Made")
 
 
 class ConfigError(ValueError):
@@ -38,6 +39,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def parse(cls: type[Record], values: Any, *, source: str, prefix: str = "") -> Record:
     """Builds the dataclass `cls` from a mapping, field by field.
 
+    A class with other names for some of its keys lists them in `OTHER_NAMES`, and says what they
+    mean in `translate`.
+
     Args:
         source: the file, for messages.
         prefix: where in the file the mapping stands, as in `policy.encoder`.
@@ -51,9 +55,12 @@ def parse(cls: type[Record], values: Any, *, source: str, prefix: str = "") -> R
         raise ConfigError(f"{source}: {prefix or 'the file'} must be a mapping, and is {values!r}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known = [*fields, *getattr(cls, "OTHER_NAMES", ())]
     for key in values:
-        if key not in fields:
-            raise ConfigError(f"{source}: {unknown(f'key{where}', str(key), fields)}")
+        if key not in known:
+            raise ConfigError(f"{source}: {unknown(f'key{where}', str(key), known)}")
+    translate = getattr(cls, "translate", dict)
+    values = _named(prefix, source, lambda: translate(values))
     parsed: dict[str, Any] = {}
     for name, field in fields.items():
         path = f"{prefix}.{name}" if prefix else name
@@ -61,8 +68,13 @@ def parse(cls: type[Record], values: Any, *, source: str, prefix: str = "") -> R
             parsed[name] = _convert(hints[name], values[name], source, path)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{source}: key {path!r} is missing")
+    return _named(prefix, source, lambda: cls(**parsed))
+
+
+def _named(prefix: str, source: str, make: Callable[[], Made]) -> Made:
+    """What `make` gives; what it refuses is said to stand at `prefix` in the file `source`."""
     try:
-        return cls(**parsed)
+        return make()
     except ConfigError:
         raise
     except ValueError as error:
@@ -118,10 +130,9 @@ def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
 def _convert(hint: Any, value: Any, source: str, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        (hint,) = (choice for choice in arguments if choice is not type(None))
-        return _convert(hint, value, source, path)
+        return _convert_union(arguments, value, source, path)
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast(type, hint), value, source=source, prefix=path)
     if origin is typing.Literal:
@@ -138,6 +149,19 @@ def _convert(hint: Any, value: Any, source: str, path: str) -> Any:
             raise ConfigError(f"{source}: {path!r} must be a mapping, and is {value!r}")
         return {str(k): _convert(arguments[1], v, source, f"{path}.{k}") for k, v in value.items()}
     return _convert_scalar(hint, value, source, path)
+
+
+def _convert_union(arguments: tuple[Any, ...], value: Any, source: str, path: str) -> Any:
+    """Of one kind of value or null, or of several scalars."""
+    if value is None and type(None) in arguments:
+        return None
+    choices = [choice for choice in arguments if choice is not type(None)]
+    if len(choices) == 1:
+        return _convert(choices[0], value, source, path)
+    if type(value) in choices:
+        return value
+    allowed = " or ".join(choice.__name__ for choice in choices)
+    raise ConfigError(f"{source}: {path!r} must be {allowed}, and is {value!r}")
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, source: str, path: str) -> Any:

@@ -1,11 +1,12 @@
-"""Pretrained weights of the backbones that train inside `ObsEncoder`."""
+"""Backbones of an encoder: built from its config, and filled with pretrained weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-from twin_policy.backbones import Backbone
+from twin_policy.backbones import BACKBONES, Backbone, Recipe, VisionBackbone, registry
 from twin_policy.backbones.convolutional import (
     RESNET_DROPPED,
     RESNET_FILES,
@@ -21,10 +22,124 @@ from twin_policy.backbones.weights import (
     sha256,
     split_dropped,
 )
+from twin_policy.config import EncoderConfig
+from twin_policy.lora import check_peft
 
-__all__ = ["RANDOM", "WeightsError", "load_pretrained"]
+__all__ = [
+    "RANDOM",
+    "WeightsError",
+    "build_backbone",
+    "check_pretrained",
+    "complete",
+    "is_tower",
+    "load_pretrained",
+    "load_tower",
+    "resolve",
+]
 
 SETTING = "policy.encoder.pretrained_backbone_weights"
+
+
+def is_tower(name: str) -> bool:
+    """Whether a backbone comes pretrained and is shared, and is not one trained in the encoder."""
+    return name not in BACKBONES.names()
+
+
+def complete(config: EncoderConfig) -> EncoderConfig:
+    """The config with what it leaves open decided by the kind of its backbone.
+
+    Raises:
+        ValueError: several copies of a tower that never differ.
+    """
+    tower = is_tower(config.backbone)
+    shared = tower if config.shared_backbone is None else config.shared_backbone
+    tuning = config.tuning or ("frozen" if tower else "full")
+    if tower and tuning == "frozen" and not shared:
+        raise ValueError(
+            f"a frozen {config.backbone} is the same for every camera: set "
+            "policy.encoder.shared_backbone to true, or tuning to last_blocks, lora or full"
+        )
+    return replace(
+        config,
+        shared_backbone=shared,
+        tuning=tuning,
+        image_normalization=config.image_normalization or ("native" if tower else "imagenet"),
+    )
+
+
+def resolve(config: EncoderConfig) -> EncoderConfig:
+    """The config with all in it that decides the network, so that a checkpoint can rebuild it.
+
+    Of a tower that is also its weights' tag, which the weights themselves may tell.
+
+    Raises:
+        ValueError: an unknown backbone, with the nearest match.
+        WeightsError: a tag that is unknown, missing or contradicted; no such weight file.
+    """
+    config = complete(config)
+    if not is_tower(config.backbone):
+        return config
+    recipe = _recipe(config, config.pretrained_backbone_weights)
+    return replace(config, backbone=recipe.name, tag=recipe.tag)
+
+
+def _recipe(config: EncoderConfig, weights: str | None = None) -> Recipe:
+    return registry.recipe(
+        config.backbone,
+        weights=weights if is_tower(config.backbone) else None,
+        tag=config.tag,
+        size=config.resize_shape,
+        image_normalization=config.image_normalization or "native",
+        overrides=config.overrides,
+    )
+
+
+def build_backbone(config: EncoderConfig) -> VisionBackbone:
+    """With fresh weights from torch's global generator; of a config that is complete.
+
+    Raises:
+        ValueError: an unknown backbone, or a size that its patches do not divide.
+    """
+    recipe = _recipe(config)
+    if is_tower(config.backbone) or recipe.size or recipe.overrides:
+        return registry.build(recipe)
+    built: VisionBackbone = BACKBONES[config.backbone](config.image_normalization)
+    return built
+
+
+def check_pretrained(config: EncoderConfig) -> None:
+    """Reads the weights of a resolved config once, for what is wrong with them to show early.
+
+    Raises:
+        WeightsError: missing or unfit weights.
+        ValueError: a package that is missing, or a layer that is not there.
+    """
+    if config.tuning == "lora":
+        check_peft()
+    if is_tower(config.backbone):
+        load_tower([build_backbone(config)], config)
+
+
+def load_tower(backbones: Sequence[VisionBackbone], config: EncoderConfig) -> dict[str, Any]:
+    """Puts the weights of a config into each of its towers.
+
+    Returns:
+        `WeightsIdentity` as plain values, and the backbone's name.
+
+    Raises:
+        WeightsError: weights that are missing or do not fit, or of another tag than was built.
+    """
+    weights = config.pretrained_backbone_weights
+    meant = _recipe(config, weights)
+    identity: dict[str, Any] = {}
+    for backbone in backbones:
+        if backbone.recipe.tag != meant.tag:
+            raise WeightsError(
+                f"{weights} are of the tag {meant.tag}, and the network was built for "
+                f"{backbone.recipe.tag}: build it from `resolve(config)`"
+            )
+        identity = asdict(registry.load(backbone, weights, setting=SETTING))
+    return {"backbone": meant.name, **identity}
 
 
 def load_pretrained(backbones: Sequence[Backbone], weights: str) -> dict[str, Any]:

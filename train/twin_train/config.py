@@ -73,9 +73,11 @@ class TrainConfig:
     the loss and skips the steps that overflow; it needs a GPU."""
     lr: float = 1e-4
     backbone_lr: float | None = None
-    """Of the cameras' backbones; the same as `lr`, if null."""
+    """Of what `policy.encoder.tuning` lets learn of the backbones, but for LoRA's adapters; the
+    same as `lr`, if null."""
     freeze_backbone: bool = False
-    """The cameras' backbones keep the weights that they start with, until `fine_tuning`."""
+    """The cameras' backbones keep the weights that they start with until `fine_tuning`, and then
+    learn as `policy.encoder.tuning` says."""
     betas: tuple[float, float] = (0.95, 0.999)
     eps: float = 1e-8
     weight_decay: float = 1e-6

@@ -158,7 +158,7 @@ def _prepare(
     """The network as a stage trains it, and the stage's optimiser."""
     accelerator.free_memory()
     policy.encoder.freeze_backbones(stage.freeze_backbone)
-    apart = set() if stage.backbone_lr is None else set(policy.encoder.backbones.parameters())
+    apart = set() if stage.backbone_lr is None else set(policy.encoder.backbone_parameters())
     groups = [
         {"params": [each for each in chosen if each.requires_grad], "peak_lr": rate}
         for rate, chosen in (

@@ -109,7 +109,7 @@ def convert(payload: Any, *, layout: JointLayout | None = None) -> Converted:
     policy = create_policy(policy_config, {"": spec})
     assert isinstance(policy, DiffusionPolicy)
     keys = [key for key, camera in CAMERAS.items() if camera in shapes]
-    mapped = rename_weights(weights, keys, shared=policy_config.encoder.shared_backbone)
+    mapped = rename_weights(weights, keys, shared=bool(policy_config.encoder.shared_backbone))
     _reorder_condition(mapped, policy, sorted(keys))
     _load(policy, mapped)
     origin = {"weights": name, **_counters(payload.get("pickles")), "robotwin_config": config}

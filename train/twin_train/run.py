@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ import yaml
 from twin_env.episodes import list_episodes
 from twin_policy.action_space import JointLayout
 from twin_policy.checkpoint import prepare_checkpoint
-from twin_policy.diffusion import ChunkPolicy, parameter_table
+from twin_policy.diffusion import ChunkPolicy, count_parameters, parameter_table
 from twin_policy.files import remove_partial, write_text
 from twin_policy.normalizer import Normalizer
-from twin_policy.parsing import differences, plain, read_yaml
+from twin_policy.parsing import differences, parse, plain, read_yaml
 from twin_policy.policies import TaskSpec, create_policy, statistics_group
+from twin_policy.pretrained import check_pretrained, complete, is_tower, resolve
 from twin_policy.specs import TaskEntry
+from twin_train.card import write_card
 from twin_train.config import RunConfig
 from twin_train.conversion import open_or_build_store
 from twin_train.dataset import Windows, fit_normalizer, read_transitions, split_episodes
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 RUN = "run.yaml"
+RANDOM_WEIGHTS = "random weights"
 NOT_OF_THE_RESULT = ("grad_accum_steps", "wandb", "image_cache_mb")
 """Settings that may change from one session of a run to the next."""
 
@@ -84,6 +87,7 @@ def train_run(
     Raises:
         ValueError: `episodes` is not positive; a policy of one task for several; wandb or a
             precision is asked for that is not there.
+        WeightsError: pretrained weights that are missing or do not fit; before data are converted.
         FileNotFoundError: no episodes, or fewer than asked for.
         RunConflict: `folder` holds a run of another config or of other episodes.
     """
@@ -91,11 +95,13 @@ def train_run(
     _check_kind(config, list(data))
     if episodes is not None and episodes < 1:
         raise ValueError(f"episodes must be at least 1, and is {episodes}")
+    config = _resolve(config)
     accelerator = open_accelerator(
         device,
         mixed_precision=config.train.mixed_precision,
-        # A step may have windows of some of the tasks only, and so use some of the heads.
-        partly_used=len(data) > 1,
+        # A step may have windows of some of the tasks only, and so use some of the heads; nothing
+        # is used of a tower beyond the layer that is read.
+        partly_used=len(data) > 1 or is_tower(config.policy.encoder.backbone),
     )
 
     def open_stores() -> dict[str, Store]:
@@ -119,6 +125,7 @@ def train_run(
     }
     policy = build_policy(config, tasks)
     weights = policy.encoder.load_pretrained()
+    policy.encoder.add_adapters(seed=config.train.seed)
     if accelerator.is_main_process:
         entries = {
             task: TaskEntry.describe(
@@ -145,9 +152,21 @@ def train_run(
     if accelerator.is_main_process:
         count = sum(len(store.episodes) for store in stores.values())
         title = f"{', '.join(tasks)}: {name}, {count} episodes"
+        if weights["source"] == RANDOM_WEIGHTS:
+            title += f", backbone of {RANDOM_WEIGHTS}"
         ends = [stage.end for stage in config.train.stages[:-1]]
         draw_losses(read_log(folder / LOG), folder / "loss.png", title=title, stages=ends)
+        write_card(folder, name=name, result=result, device=device)
     return result
+
+
+def _resolve(config: RunConfig) -> RunConfig:
+    """With the encoder resolved and its weights looked at, if there are cameras to need one."""
+    encoder = complete(config.policy.encoder)
+    if config.policy.cameras:
+        encoder = resolve(encoder)
+        check_pretrained(encoder)
+    return replace(config, policy=replace(config.policy, encoder=encoder))
 
 
 def _check_kind(config: RunConfig, tasks: list[str]) -> None:
@@ -246,7 +265,8 @@ def describe(
     train, processes = config.train, accelerator.num_processes
     return {
         "tasks": {task: _describe_data(each, policy, task) for task, each in tasks.items()},
-        "parameters": parameter_table(policy),
+        "parameters": _count_parameters(config, policy),
+        "backbone": _describe_backbone(config),
         "backbone_weights": dict(backbone_weights),
         "train_config": plain(train),
         "processes": processes,
@@ -261,6 +281,18 @@ def describe(
         },
         "git": _git_revision(),
     }
+
+
+def _count_parameters(config: RunConfig, policy: ChunkPolicy) -> dict[str, Any]:
+    """Of the parts; `learning` are those that get gradients in the last stage."""
+    policy.encoder.freeze_backbones(config.train.stages[-1].freeze_backbone)
+    return {**parameter_table(policy), "learning": count_parameters(policy, learning=True)}
+
+
+def _describe_backbone(config: RunConfig) -> dict[str, Any]:
+    """What is read of which network, and what of it learns; `config` is resolved."""
+    names = ("backbone", "tag", "layer", "pooling", "feature_dim", "tuning", "image_normalization")
+    return {name: getattr(config.policy.encoder, name) for name in names}
 
 
 def _describe_data(task_data: TaskData, policy: ChunkPolicy, task: str) -> dict[str, Any]:
@@ -321,12 +353,25 @@ def _claim(folder: Path, config: RunConfig, *, stores: Mapping[str, Store], proc
             raise RunConflict(f"{folder} holds a training state without {RUN}: use another --out")
         write_text(path, yaml.safe_dump(run, sort_keys=False))
         return
-    if changed := differences(read_yaml(path), run):
+    if changed := differences(_with_new_keys(read_yaml(path)), run):
         raise RunConflict(
             f"{folder} holds another run, which differs in:\n  "
             + "\n  ".join(changed)
             + "\nGive another --out, or delete that folder to train anew."
         )
+
+
+def _with_new_keys(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored run, with the defaults of keys that have come since it began."""
+    policy, train = stored.get("policy"), stored.get("train")
+    if not (isinstance(policy, dict) and isinstance(train, dict)):
+        return stored
+    config = parse(RunConfig, {"policy": policy, "train": train}, source=RUN)
+    encoder = complete(config.policy.encoder)
+    settings = plain(replace(config, policy=replace(config.policy, encoder=encoder)))
+    for name in NOT_OF_THE_RESULT:
+        del settings["train"][name]
+    return {**stored, **settings}
 
 
 def _git_revision() -> str:

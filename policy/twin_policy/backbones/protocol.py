@@ -276,23 +276,30 @@ class VisionBackbone(nn.Module):
 
     # Training
 
-    def freeze(self, *, last_trainable: int = 0) -> None:
+    def freeze(self, *, last_trainable: int = 0, layer: int | str = FINAL) -> None:
         """Holds the weights, but for the last layers and what follows them.
 
         Weights held get no gradients. A wholly frozen network stays in evaluation mode under
         `train()`.
 
+        Args:
+            layer: the last one that is used: layers are counted back from it, and what comes after
+                it is held.
+
         Raises:
             ValueError: more layers than there are.
         """
-        blocks = self._blocks()
+        name, blocks = self.layer_name(layer), list(self._blocks())
+        if name != FINAL:
+            blocks = blocks[: self.layer_names.index(name) + 1]
         if not 0 <= last_trainable <= len(blocks):
             raise ValueError(
                 f"{self.recipe.name} has {len(blocks)} layers to train, and got {last_trainable}"
             )
         self.network.requires_grad_(False)
         if last_trainable:
-            for part in (*blocks[-last_trainable:], *self._tail()):
+            tail = self._tail() if name == FINAL else ()
+            for part in (*blocks[-last_trainable:], *tail):
                 part.requires_grad_(True)
         self._frozen = last_trainable == 0
         self.train(self.training)
