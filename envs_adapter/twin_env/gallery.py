@@ -49,7 +49,7 @@ SHOTS = {
     "dump_bin_bigbin": Shot(
         at_m=(0.42, 0.86, 1.60), looks_at_m=(-0.20, -0.06, 0.80), fovy_rad=0.74
     ),
-    "handover_block": Shot(moment=0.62, looks_at_m=(0.0, -0.02, 0.86)),
+    "handover_block": Shot(moment=0.67, looks_at_m=(0.0, -0.02, 0.86)),
     "place_empty_cup": Shot(moment=0.99),
     "shake_bottle": Shot(moment=0.5),
     "shake_bottle_strict": Shot(moment=0.5),
