@@ -18,10 +18,11 @@ from twin_env.embedded.materials import (
 )
 from twin_env.embedded.shapes import SECTORS, vessel
 
-OUTSIDE = ((0.029, 0.0), (0.046, 0.015), (0.056, 0.032), (0.060, 0.054))
-INSIDE = ((0.024, 0.006), (0.041, 0.018), (0.052, 0.034), (0.056, 0.054))
-RIM_RADIUS_M, HEIGHT_M = 0.058, 0.054
-GRIP_BELOW_RIM_M = 0.008
+# Wide enough for a finger (22 mm) to lie on one facet of the inside: across two, it wedges.
+OUTSIDE = ((0.032, 0.0), (0.051, 0.015), (0.0625, 0.033), (0.066, 0.055))
+INSIDE = ((0.027, 0.006), (0.0465, 0.018), (0.0593, 0.035), (0.0625, 0.055))
+RIM_RADIUS_M, HEIGHT_M = 0.06425, 0.055
+GRIP_BELOW_RIM_M = 0.010
 SLOPE = (OUTSIDE[-1][0] - OUTSIDE[-2][0]) / (OUTSIDE[-1][1] - OUTSIDE[-2][1])
 NEST_M = 0.022
 """How much higher the inner of two stacked bowls stands: their walls meet, not their bottoms."""
@@ -68,7 +69,7 @@ class stack_bowls_two(EmbeddedTask):
                 name,
                 vessel(OUTSIDE, INSIDE, GLAZES[color], CREAM_GLAZE),
                 place,
-                density_kg_m3=900.0,
+                density_kg_m3=400.0,
                 functional_points_m=[(0.0, 0.0, 0.0)],
                 contact_points=rim_grasps(),
             )
@@ -121,14 +122,15 @@ class stack_bowls_two(EmbeddedTask):
         )
 
     def _place(self, taken: tuple[sapien.Pose, ...]) -> sapien.Pose:
-        """RoboTwin's places, but |x| up to 0.23 and not 0.3: the head camera's view ends there."""
+        """RoboTwin's places, but |x| up to 0.21 and not 0.3, where the head camera's view ends, and
+        14 cm apart, not 13: so wide are the bowls."""
         while True:
-            pose = self.rand_pose(xlim=(-0.23, 0.23), ylim=(-0.15, 0.15), z=self.table_top_m + 1e-3)
+            pose = self.rand_pose(xlim=(-0.21, 0.21), ylim=(-0.15, 0.15), z=self.table_top_m + 1e-3)
             x, y = pose.p[:2]
             if abs(x) < 0.15 and y > 0.0:
                 continue
             occupied = [MIDDLE_M, *(other.p[:2] for other in taken)]
-            if abs(x) >= 0.09 and all(np.hypot(*(pose.p[:2] - p)) >= 0.13 for p in occupied):
+            if abs(x) >= 0.09 and all(np.hypot(*(pose.p[:2] - p)) > 0.14 for p in occupied):
                 return pose
 
     def _carry(
@@ -136,8 +138,13 @@ class stack_bowls_two(EmbeddedTask):
     ) -> str:
         """Take a bowl by its rim to a place, while the other arm, if it is to rest, goes home."""
         arm_tag = "left" if bowl.get_pose().p[0] < 0 else "right"
-        grasp = self.close_gripper(arm_tag, HALF_OPEN) + self.grasp_actor(
-            bowl, arm_tag, contact_point=self._free_facet(bowl, arm_tag, keep_clear_of)
+        facet = self._free_facet(bowl, arm_tag, keep_clear_of)
+        grasp = (
+            self.close_gripper(arm_tag, HALF_OPEN)
+            + self.grasp_actor(bowl, arm_tag, contact_point=facet, closing=HALF_OPEN)
+            # The arm lags behind its targets: gripped by its edge only, a bowl would swing.
+            + self.stay(arm_tag, 45)
+            + self.close_gripper(arm_tag)
         )
         if resting is None or resting == arm_tag:
             self.move(grasp)
