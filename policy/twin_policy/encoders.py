@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from twin_policy.backbones import FINAL, Backbone, VisionBackbone
 from twin_policy.config import EncoderConfig
-from twin_policy.lora import add_adapters, is_adapter
+from twin_policy.lora import add_adapters, check_peft, is_adapter
 from twin_policy.pooling import Adapter, AsRead, AveragePool, Pool, SpatialSoftmax
 from twin_policy.pretrained import (
     RANDOM,
@@ -323,6 +323,20 @@ class ObsEncoder(nn.Module):
             repeat(gain, "b c -> (b t) c", t=frames).to(device),
             repeat(shift, "b c -> (b t) c", t=frames).to(device),
         )
+
+
+def check_encoder(cameras: Mapping[str, tuple[int, int]], config: EncoderConfig) -> None:
+    """Builds a resolved config's encoder of one camera and reads its weights, to fail early.
+
+    Raises:
+        WeightsError: weights that are missing or do not fit.
+        ValueError: a layer, readout or package that is not there.
+    """
+    if config.tuning == "lora":
+        check_peft()
+    one = dict(list(cameras.items())[:1])
+    with torch.random.fork_rng(devices=[]):
+        ObsEncoder(cameras=one, n_obs_steps=1, state_dim=0, config=config).load_pretrained()
 
 
 def _takes_bytes(backbone: VisionBackbone, config: EncoderConfig) -> bool:

@@ -23,13 +23,11 @@ from twin_policy.backbones.weights import (
     split_dropped,
 )
 from twin_policy.config import EncoderConfig
-from twin_policy.lora import check_peft
 
 __all__ = [
     "RANDOM",
     "WeightsError",
     "build_backbone",
-    "check_pretrained",
     "complete",
     "is_tower",
     "load_pretrained",
@@ -105,19 +103,6 @@ def build_backbone(config: EncoderConfig) -> VisionBackbone:
         return registry.build(recipe)
     built: VisionBackbone = BACKBONES[config.backbone](config.image_normalization)
     return built
-
-
-def check_pretrained(config: EncoderConfig) -> None:
-    """Reads the weights of a resolved config once, for what is wrong with them to show early.
-
-    Raises:
-        WeightsError: missing or unfit weights.
-        ValueError: a package that is missing, or a layer that is not there.
-    """
-    if config.tuning == "lora":
-        check_peft()
-    if is_tower(config.backbone):
-        load_tower([build_backbone(config)], config)
 
 
 def load_tower(backbones: Sequence[VisionBackbone], config: EncoderConfig) -> dict[str, Any]:

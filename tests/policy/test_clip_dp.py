@@ -26,9 +26,9 @@ from twin_policy.backbones import WeightsError, registry
 from twin_policy.checkpoint import load_checkpoint
 from twin_policy.config import EncoderConfig, PolicyConfig
 from twin_policy.diffusion import DiffusionPolicy, count_parameters
-from twin_policy.encoders import ObsEncoder
+from twin_policy.encoders import ObsEncoder, check_encoder
 from twin_policy.parsing import ConfigError, parse, plain, read_yaml
-from twin_policy.pretrained import check_pretrained, resolve
+from twin_policy.pretrained import resolve
 from twin_policy.seed_names import CLIP_NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -316,7 +316,7 @@ def test_lora_is_merged_into_the_checkpoint(
 def test_without_peft_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(ValueError, match=r"pip install 'twinbench\[lora\]'"):
-        check_pretrained(EncoderConfig(**SMALL, tuning="lora"))
+        check_encoder(CAMERAS, EncoderConfig(**SMALL, tuning="lora"))
 
 
 # Weights and checkpoints

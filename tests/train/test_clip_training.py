@@ -108,6 +108,12 @@ def test_missing_weights_end_the_training_before_it_begins(
     ):
         with pytest.raises(WeightsError, match=message):
             run(tmp_path / "out", f"policy.encoder.pretrained_backbone_weights={weights}")
+    for setting, message in (
+        ("policy.encoder.clip_layer=7", "has layers block0 to block2, numbered 0 to 2 .*got 7"),
+        ("policy.encoder.pooling=projected", "only the layer 'final' of a CLIP has one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "out", setting)
     assert not (tmp_path / "out").exists()
 
 

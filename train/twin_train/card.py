@@ -35,7 +35,19 @@ def write_card(folder: Path, *, name: str, result: Result, device: torch.device)
 
 
 def measure(folder: Path, device: torch.device) -> dict[str, Any]:
-    """Median times of the parts of a decision, for one environment, and memory so far."""
+    """Median times of the parts of a decision, for one environment, and memory so far.
+
+    On a CPU with one thread, as policies are deployed there: one process an environment.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _measure(folder, device)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(folder: Path, device: torch.device) -> dict[str, Any]:
     checkpoint = load_checkpoint(folder, device)
     policy, (task, entry) = checkpoint.policy, next(iter(checkpoint.tasks.items()))
     encoder, steps = policy.encoder, policy.config.n_obs_steps
@@ -79,7 +91,7 @@ def describe_machine(device: torch.device) -> str:
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = models[0] if models else platform.processor() or platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"one thread of {model}"
 
 
 def _peak_memory_mb() -> float:

@@ -17,11 +17,12 @@ from twin_env.episodes import list_episodes
 from twin_policy.action_space import JointLayout
 from twin_policy.checkpoint import prepare_checkpoint
 from twin_policy.diffusion import ChunkPolicy, count_parameters, parameter_table
+from twin_policy.encoders import check_encoder
 from twin_policy.files import remove_partial, write_text
 from twin_policy.normalizer import Normalizer
 from twin_policy.parsing import differences, parse, plain, read_yaml
 from twin_policy.policies import TaskSpec, create_policy, statistics_group
-from twin_policy.pretrained import check_pretrained, complete, is_tower, resolve
+from twin_policy.pretrained import complete, is_tower, resolve
 from twin_policy.specs import TaskEntry
 from twin_train.card import write_card
 from twin_train.config import RunConfig
@@ -165,7 +166,7 @@ def _resolve(config: RunConfig) -> RunConfig:
     encoder = complete(config.policy.encoder)
     if config.policy.cameras:
         encoder = resolve(encoder)
-        check_pretrained(encoder)
+        check_encoder(config.policy.cameras, encoder)
     return replace(config, policy=replace(config.policy, encoder=encoder))
 
 
