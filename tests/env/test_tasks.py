@@ -38,7 +38,15 @@ MIDWAY = 45
 """A frame of the expert's at which every task's object is held or touched, or nearly so."""
 
 
-@pytest.fixture(params=itertools.product(list_tasks(), ARM_JOINTS), ids="-".join)
+CASES = [
+    (task, embodiment)
+    for task, embodiment in itertools.product(list_tasks(), ARM_JOINTS)
+    # A strict variant has the scene and the expert of its task: one embodiment will do.
+    if embodiment == "twin-arm6" or not task.endswith("_strict")
+]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
 def env(request: pytest.FixtureRequest) -> Iterator[EmbeddedTask]:
     """A task with one of the embodiments, set up."""
     task, embodiment = request.param
@@ -144,7 +152,7 @@ def test_limits_are_robotwins_and_stages_have_names(task: str) -> None:
     env = make_env(task)
     assert isinstance(env, EmbeddedTask)
     assert env.step_lim == STEP_LIMITS[task.removesuffix("_strict")]
-    assert len(env.stages) >= 3
+    assert len(env.stages) >= 2
     assert all(env.stages)
     assert len(set(env.stages)) == len(env.stages)
 
@@ -156,8 +164,8 @@ def beginning(job: tuple[str, str]) -> dict[str, Any]:
     env.setup_demo(seed=SEED + 1, **load_env_config(config))
     states, pictures = [state(env)], []
     actions = env.expert_actions()
-    for first in (0, 15):
-        for action in actions[first : first + 15]:
+    for first in (12, 24):
+        for action in actions[first : first + 12]:
             env.take_action(action)
         states.append(state(env))
         pictures += [view["rgb"] for view in env.get_obs()["observation"].values()]
@@ -168,9 +176,9 @@ def beginning(job: tuple[str, str]) -> dict[str, Any]:
 @pytest.mark.processes
 def test_an_episode_is_the_same_in_fresh_processes_however_many() -> None:
     jobs = [
-        ("handover_block", "demo_clean"),
-        ("stack_bowls_two", "demo_randomized"),
-        ("shake_bottle", "demo_clean"),
+        ("lift_pot", "demo_clean"),
+        ("place_empty_cup", "demo_randomized"),
+        ("click_bell", "demo_clean"),
     ]
     here = {job: beginning(job) for job in jobs}
     for workers, order in ((1, jobs), (2, jobs[::-1])):
