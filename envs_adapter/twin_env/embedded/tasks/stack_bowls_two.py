@@ -157,7 +157,8 @@ class stack_bowls_two(EmbeddedTask):
             + self.open_gripper(arm_tag, HALF_OPEN)
         )
         self.move(self.move_by_displacement(arm_tag, z=0.09))
-        self.move(self.open_gripper(arm_tag))
+        # A nested bowl rocks for a while.
+        self.move(self.open_gripper(arm_tag) + self.stay(arm_tag, 50))
         return arm_tag
 
     def _free_facet(self, bowl: Actor, arm_tag: str, other: Actor) -> int:
