@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ ROBOTWIN_ARM_JOINTS = {
 }
 """RoboTwin's arms, which the embedded simulator has not, and their joints."""
 
+# A default's type is its key's: of one written as a whole number no fraction is taken.
 DEFAULTS: dict[str, Any] = {
     "episode_num": 50,
     "save_freq": 15,
@@ -32,11 +34,11 @@ DEFAULTS: dict[str, Any] = {
     "domain_randomization": {
         "random_background": False,
         "cluttered_table": False,
-        "clean_background_rate": 1,
-        "random_head_camera_dis": 0,
-        "random_table_height": 0,
+        "clean_background_rate": 1.0,
+        "random_head_camera_dis": 0.0,
+        "random_table_height": 0.0,
         "random_light": False,
-        "crazy_random_light_rate": 0,
+        "crazy_random_light_rate": 0.0,
         "random_embodiment": False,
     },
     "camera": {
@@ -90,13 +92,20 @@ used nowhere: RoboTwin itself reads neither `random_embodiment` nor `observer`."
 SAMPLES_PER_PIXEL = (1, 4, 9, 16)
 """Squares: a picture is rendered 1 to 4 times wider and higher, and averaged."""
 
-_RANDOMISATION_LIMITS = {
-    "clean_background_rate": (1.0, "a share of the seeds"),
-    "crazy_random_light_rate": (1.0, "a share of the seeds"),
-    "random_head_camera_dis": (0.5, "metres"),
-    "random_table_height": (0.1, "metres that the table is lowered at most"),
+_RANGES = {
+    "episode_num": (1, 1_000_000, "episodes"),
+    "save_freq": (1, 10_000, "physics steps from frame to frame"),
+    # All cameras together have fewer pixels.
+    "pcd_down_sample_num": (0, 1_000_000, "points, 0 for all of them"),
+    "shadow_map_size": (0, 8192, "pixels each way, 0 for no shadows"),
 }
-"""Key -> its highest value (the lowest is 0), and what it counts."""
+"""Key -> its lowest and highest value, and what it counts."""
+_RANDOMISATION_RANGES = {
+    "clean_background_rate": (0, 1, "a share of the seeds"),
+    "crazy_random_light_rate": (0, 1, "a share of the seeds"),
+    "random_head_camera_dis": (0, 0.5, "metres"),
+    "random_table_height": (0, 0.1, "metres that the table is lowered at most"),
+}
 
 
 def config_folder() -> Path:
@@ -115,20 +124,31 @@ def config_folder() -> Path:
     )
 
 
-def load_env_config(name_or_path: str) -> dict[str, Any]:
+def load_env_config(name_or_path: str, *, option: str = "--config") -> dict[str, Any]:
     """The whole environment config of that name (`demo_clean`) or YAML path, defaults filled in.
 
+    Args:
+        option: Who asked for it; named when there is no such file.
+
     Raises:
-        ValueError: unknown config, unknown key, or a value that the simulator cannot honour.
+        FileNotFoundError: nothing at that path.
+        ValueError: unknown config, not YAML, unknown key, or a value that the simulator cannot
+            honour.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yml", ".yaml"):
-        known = {p.stem: p for p in sorted(config_folder().glob("*.yml"))}
+        known = _shipped_configs()
         if name_or_path not in known:
             raise unknown("environment config", name_or_path, known)
         path = known[name_or_path]
-    with path.open(encoding="utf-8") as file:
-        given = yaml.safe_load(file) or {}
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"{option} {path}: no such file; give the path of a YAML file, or one of: "
+            f"{', '.join(_shipped_configs())}"
+        )
+    given = _read_yaml(path)
+    if given is None:  # An empty file: all as by default.
+        given = {}
     if not isinstance(given, dict):
         raise ValueError(f"{path}: an environment config is a mapping of keys to values")
     return complete_env_config(given, source=str(path))
@@ -139,9 +159,6 @@ def complete_env_config(given: Mapping[str, Any], *, source: str = "config") -> 
     config = copy.deepcopy(DEFAULTS)
     _overlay(config, given, where=source)
     _check_offered(config, source)
-    for key in ("save_freq", "episode_num"):
-        if config[key] < 1:
-            raise ValueError(f"{source}: {key} must be at least 1, not {config[key]}")
     return config
 
 
@@ -208,28 +225,34 @@ def _arm_like(name: object) -> object:
     return next((arm for arm, n in ARM_JOINTS.items() if n == joints), name)
 
 
+def _shipped_configs() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(config_folder().glob("*.yml"))}
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    # YAML's own, and a plain ValueError of bytes that are no text, or of a date that is none.
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(
+            f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
+
+
 def _check_offered(config: Mapping[str, Any], source: str) -> None:
+    _check_ranges(config, _RANGES, f"{source}: ")
     _check_randomisation(config["domain_randomization"], f"{source}: domain_randomization")
     if config["data_type"]["pointcloud"] and not config["camera"]["collect_head_camera"]:
         raise ValueError(
             f"{source}: data_type.pointcloud is of what the head camera sees, and "
             "camera.collect_head_camera is false; turn it on, or the point cloud off"
         )
-    number = config["pcd_down_sample_num"]
-    if number < 0 or number != int(number):
-        raise ValueError(
-            f"{source}: pcd_down_sample_num is a number of points, or 0 for all of them, "
-            f"not {number!r}"
-        )
     if config["samples_per_pixel"] not in SAMPLES_PER_PIXEL:
         raise ValueError(
             f"{source}: samples_per_pixel is one of {', '.join(map(str, SAMPLES_PER_PIXEL))}, "
             f"not {config['samples_per_pixel']!r}"
-        )
-    if config["shadow_map_size"] < 0 or config["shadow_map_size"] > 8192:
-        raise ValueError(
-            f"{source}: shadow_map_size is from 0 (no shadows) to 8192, "
-            f"not {config['shadow_map_size']!r}"
         )
     for key in ("head_camera_type", "wrist_camera_type"):
         if config["camera"][key] not in CAMERA_TYPES:
@@ -237,12 +260,18 @@ def _check_offered(config: Mapping[str, Any], source: str) -> None:
     read_embodiment(config, source=source)
 
 
-def _check_randomisation(section: Mapping[str, Any], where: str) -> None:
-    for key, (highest, unit) in _RANDOMISATION_LIMITS.items():
-        if not 0.0 <= section[key] <= highest:
+def _check_ranges(
+    section: Mapping[str, Any], ranges: Mapping[str, tuple[float, float, str]], where: str
+) -> None:
+    for key, (lowest, highest, unit) in ranges.items():
+        if not lowest <= section[key] <= highest:
             raise ValueError(
-                f"{where}.{key} is from 0 to {highest:g} ({unit}), not {section[key]!r}"
+                f"{where}{key} is from {lowest} to {highest} ({unit}), not {section[key]!r}"
             )
+
+
+def _check_randomisation(section: Mapping[str, Any], where: str) -> None:
+    _check_ranges(section, _RANDOMISATION_RANGES, f"{where}.")
     if section["crazy_random_light_rate"] and not section["random_light"]:
         raise ValueError(
             f"{where}.crazy_random_light_rate={section['crazy_random_light_rate']!r} does nothing "
@@ -258,24 +287,34 @@ def _check_randomisation(section: Mapping[str, Any], where: str) -> None:
 def _overlay(base: dict[str, Any], given: Mapping[str, Any], *, where: str) -> None:
     for key, value in given.items():
         if key not in base:
-            raise unknown(f"key in {where}", str(key), base)
+            raise unknown(f"key in {where}", key, base)
         if isinstance(base[key], dict):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}: {key} must be a mapping, not {value!r}")
             _overlay(base[key], value, where=f"{where}: {key}")
-        elif _kind(value) != _kind(base[key]):
-            raise ValueError(
-                f"{where}: {key} must be a {_kind(base[key])}, such as {base[key]!r}, not {value!r}"
-            )
         else:
-            base[key] = value
+            base[key] = _of_its_kind(value, base[key], what=f"{where}: {key}")
+
+
+def _of_its_kind(value: Any, default: Any, *, what: str) -> Any:
+    """`value`, if it is of the default's kind. Where that is a float, a whole number becomes one:
+    the environment's fingerprint must not tell 0 from 0.0."""
+    kind = _kind(default)
+    if kind == "finite number":
+        if _kind(value) in ("whole number", kind) and abs(value) <= sys.float_info.max:
+            return float(value)
+    elif _kind(value) == kind:
+        return value
+    raise ValueError(f"{what} must be a {kind}, such as {default!r}, not {value!r}")
 
 
 def _kind(value: object) -> str:
     if isinstance(value, bool):
         return "truth value"
-    if isinstance(value, (int, float)):
-        return "number"
+    if isinstance(value, int):
+        return "whole number"
+    if isinstance(value, float):
+        return "finite number"
     if isinstance(value, str):
         return "text"
     return "list" if isinstance(value, list) else "value of another kind"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from twin_env.backends import make_env
+from twin_env.backends import BACKENDS, ROBOTWIN, make_env
 from twin_env.config import complete_env_config, load_env_config
 from twin_env.gym_spaces import (
     ACTION_TYPES,
@@ -31,7 +31,12 @@ from twin_env.task_env import Observation, TaskEnv, UnstableError
 RENDER_FPS = 20
 UNSTABLE_SEEDS = 10
 """So many scenes in a row that do not come to rest are no accident."""
-RESET_OPTIONS = ("instruction", "is_test")
+RESET_OPTIONS: dict[str, tuple[type, str]] = {
+    "instruction": (str, "a text"),
+    "is_test": (bool, "True or False"),
+}
+"""Name -> its type, and the type in words."""
+RENDER_PX_MOST = 8192
 
 Member = dict[str, Any]
 """Of the observation space."""
@@ -99,10 +104,14 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
         Raises:
             ValueError: unknown task, config, key, or option; the error names the nearest match.
         """
-        if action_type not in ACTION_TYPES:
-            raise unknown("action_type", action_type, ACTION_TYPES)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise unknown("render_mode", render_mode, self.metadata["render_modes"])
+        _check_choice("action_type", action_type, ACTION_TYPES)
+        _check_choice("backend", backend, (*BACKENDS, ROBOTWIN))
+        if render_mode is not None:
+            _check_choice("render_mode", render_mode, self.metadata["render_modes"])
+        if backend == ROBOTWIN and robotwin_root is None:
+            raise ValueError(f"backend={ROBOTWIN!r} needs robotwin_root=, a RoboTwin checkout")
+        _check_option("is_test", is_test)
+        _check_render_size(render_size)
         self.task, self.backend = task, backend
         self.action_type, self.is_test = action_type, is_test
         self.render_mode, self.render_size = render_mode, render_size
@@ -136,19 +145,16 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
         Args:
             options: `instruction` to give instead of the one that the seed draws, and `is_test`.
         """
+        wanted = _checked_options(options)
         super().reset(seed=seed)
-        options = options or {}
-        for key in options:
-            if key not in RESET_OPTIONS:
-                raise unknown("reset option", key, RESET_OPTIONS)
-        is_test = bool(options.get("is_test", self.is_test))
+        is_test = wanted.get("is_test", self.is_test)
         if self._renders:
             _begin_rendering()
         self._playing, self._frame = False, None
         first = int(self.np_random.integers(2**31)) if seed is None else seed
         skipped = self._set_up(first, is_test)
-        if "instruction" in options:
-            self.task_env.set_instruction(str(options["instruction"]))
+        if "instruction" in wanted:
+            self.task_env.set_instruction(wanted["instruction"])
         else:
             phrasings: Any = getattr(self.task_env, "instructions", dict)
             choices = phrasings()
@@ -238,6 +244,40 @@ class TwinBenchEnv(gymnasium.Env[Member, NDArray[Any]]):
         return np.zeros((height, width, 3), np.uint8)
 
 
+def _check_choice(name: str, given: object, choices: Collection[str]) -> None:
+    if given not in choices:
+        raise unknown(name, given, choices)
+
+
+def _check_option(name: str, given: object) -> None:
+    kind, words = RESET_OPTIONS[name]
+    if not isinstance(given, kind):
+        raise ValueError(f"{name} is {words}, not {given!r}")
+
+
+def _checked_options(options: object) -> Mapping[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            f"reset's options are a mapping of {' and '.join(RESET_OPTIONS)}, not {options!r}"
+        )
+    for name, given in options.items():
+        _check_choice("reset option", name, RESET_OPTIONS)
+        _check_option(name, given)
+    return options
+
+
+def _check_render_size(given: object) -> None:
+    match given:
+        case [int(width), int(height)] if all(1 <= x <= RENDER_PX_MOST for x in (width, height)):
+            return
+    raise ValueError(
+        f"render_size is (width, height), whole numbers of pixels from 1 to {RENDER_PX_MOST}, "
+        f"not {given!r}"
+    )
+
+
 def _read_config(
     backend: str,
     robotwin_root: str | Path | None,
@@ -246,14 +286,19 @@ def _read_config(
 ) -> tuple[dict[str, Any], Layout]:
     arms: dict[str, Any] = {}
     if embodiment is not None:
+        if not isinstance(embodiment, (str, list, tuple)):
+            raise ValueError(
+                "embodiment is an arm's name, [arm] or [left arm, right arm, metres between their "
+                f"bases], not {embodiment!r}"
+            )
         arms["embodiment"] = [embodiment] if isinstance(embodiment, str) else list(embodiment)
-    if backend == "robotwin":
+    if backend == ROBOTWIN:
         from twin_env import robotwin_tasks
 
-        assert robotwin_root is not None, "make_env has asked for one"
+        assert robotwin_root is not None, "__init__ has asked for one"
         read = {**robotwin_tasks.load_robotwin_config(robotwin_root, config), **arms}
         return read, robotwin_tasks.robotwin_layout(robotwin_root, read)
-    given = config if isinstance(config, Mapping) else load_env_config(str(config))
+    given = config if isinstance(config, Mapping) else load_env_config(str(config), option="config")
     read = complete_env_config({**given, **arms})
     return read, embedded_layout(read)
 

@@ -176,11 +176,11 @@ def _tool_poses(beyond: float = 0.0) -> spaces.Box:
 
 def _point_cloud(config: Mapping[str, Any]) -> spaces.Box:
     """(N, 6): xyz in metres in the world, RGB in [0, 1]."""
-    points = int(config.get("pcd_down_sample_num", 0))
-    if points < 1:
+    points = config.get("pcd_down_sample_num", 0)
+    if not isinstance(points, int) or points < 1:
         raise ValueError(
             "a gymnasium space has a fixed number of points: set pcd_down_sample_num in the "
-            f"environment config, which is {points}"
+            f"environment config, which is {points!r}"
         )
     low, high = np.array([[-FAR_M] * 3 + [0.0] * 3, [FAR_M] * 3 + [1.0] * 3], np.float32)
     return spaces.Box(np.tile(low, (points, 1)), np.tile(high, (points, 1)), dtype=np.float32)

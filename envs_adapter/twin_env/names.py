@@ -16,8 +16,8 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return ranked[0] if ranked else None
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> ValueError:
-    """The error to raise for `name`, which is none of the `choices` of this kind."""
+def unknown(kind: str, name: object, choices: Iterable[str]) -> ValueError:
+    """The error to raise for `name`, of any type, which is none of the `choices` of this kind."""
     known = sorted(choices)
-    hint = f"; did you mean {nearest(name, known)!r}?" if known else ""
+    hint = f"; did you mean {nearest(str(name), known)!r}?" if known else ""
     return ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")

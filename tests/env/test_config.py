@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,12 +29,20 @@ def test_an_unknown_config_names_the_nearest() -> None:
             {"data_type": {"pointcloud": True}, "camera": {"collect_head_camera": False}},
             r"pointcloud is of what the head camera sees, and camera\.collect_head_camera is false",
         ),
-        ({"pcd_down_sample_num": 0.5}, "pcd_down_sample_num is a number of points"),
-        ({"pcd_down_sample_num": -1}, "pcd_down_sample_num is a number of points"),
-        ({"render_freq": "often"}, "render_freq must be a number"),
+        (
+            {"pcd_down_sample_num": -1},
+            r"pcd_down_sample_num is from 0 to 1000000 \(points, .*not -1",
+        ),
+        ({"pcd_down_sample_num": 10**12}, "pcd_down_sample_num is from 0 to 1000000"),
+        ({"shadow_map_size": 8193}, r"shadow_map_size is from 0 to 8192 .*not 8193"),
+        ({"samples_per_pixel": 2}, "samples_per_pixel is one of 1, 4, 9, 16, not 2"),
+        ({"render_freq": "often"}, "render_freq must be a whole number"),
+        ({7: 1}, "unknown key in config 7; did you mean"),
         ({"embodiment": ["franka"]}, "unknown embodiment .*'franka'"),
-        ({"save_freq": 0}, "save_freq must be at least 1"),
-        ({"save_freq": None}, "save_freq must be a number, such as 15, not None"),
+        ({"save_freq": 0}, r"save_freq is from 1 to 10000 \(physics steps .*not 0"),
+        ({"save_freq": 10_001}, "save_freq is from 1 to 10000"),
+        ({"episode_num": 0}, "episode_num is from 1 to 1000000"),
+        ({"save_freq": None}, "save_freq must be a whole number, such as 15, not None"),
         ({"embodiment": "twin-arm6"}, "embodiment must be a list"),
         ({"camera": {"head_camera_type": "D453"}}, "'D453'; did you mean 'D435'"),
     ],
@@ -40,6 +50,36 @@ def test_an_unknown_config_names_the_nearest() -> None:
 def test_bad_keys_and_values_are_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         complete_env_config(given)
+
+
+COUNTS = [name for name, value in DEFAULTS.items() if type(value) is int]
+RATES = {
+    name: value
+    for name, value in DEFAULTS["domain_randomization"].items()
+    if not isinstance(value, bool)
+}
+
+
+@pytest.mark.parametrize("value", [1.5, 4.0, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("name", COUNTS)
+def test_what_is_counted_is_a_whole_number(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be a whole number, such as .*not {value}"):
+        complete_env_config({name: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 10**400, True])
+@pytest.mark.parametrize("name", RATES)
+def test_what_is_measured_is_a_finite_number(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be a finite number, such as .*not {value}"):
+        complete_env_config({"domain_randomization": {name: value}})
+
+
+def test_a_number_is_the_same_however_it_is_written() -> None:
+    def text(rates: dict[str, Any]) -> str:
+        return json.dumps(complete_env_config({"domain_randomization": rates}))
+
+    whole = {name: int(value) for name, value in RATES.items()}
+    assert text(whole) == text(RATES) == text({})
 
 
 ROBOTWINS_FILE = """
@@ -112,6 +152,35 @@ def test_a_config_file_is_read_by_path(tmp_path: Path) -> None:
     path.write_text("save_freqq: 30")
     with pytest.raises(ValueError, match=r"coarse\.yml"):
         load_env_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"save_freq: 15\nembodiment: [a", "line 2: not YAML: expected ',' or ']'"),
+        (b"save_freq: 2020-13-45\n", "not YAML: month must be in 1..12"),
+        (b"save_freq: \x01\n", "not YAML: unacceptable character #x0001"),
+        (b"\xff\xfe\xff", "not YAML: 'utf-8' codec can't decode"),
+        (b"[]", "an environment config is a mapping"),
+    ],
+)
+def test_what_is_no_yaml_is_told_by_file_and_line(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.yml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="broken") as caught:
+        load_env_config(str(path))
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told_by_option_beside_the_known_configs() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"--config none\.yml: no such file; .* demo_clean,"
+    ):
+        load_env_config("none.yml")
+    with pytest.raises(FileNotFoundError, match=r"--configs none\.yml"):
+        load_env_config("none.yml", option="--configs")
 
 
 def test_an_unknown_task_names_the_nearest() -> None:

@@ -83,6 +83,8 @@ def test_a_task_that_nobody_can_show_says_which_seeds_were_tried(
         (["--tasks", "clik_bell"], "unknown task 'clik_bell'; did you mean 'click_bell'?"),
         (["--configs", "demo_clen"], "'demo_clen'; did you mean 'demo_clean'?"),
         (["--embodiment", "twin-arm8"], "'twin-arm8'; did you mean"),
+        (["--seed", "-3"], "--seed is 0 or more, not -3"),
+        (["--configs", "none.yml"], "--configs none.yml: no such file"),
         (["--out", "gallery.jpg"], "--out names a PNG file"),
     ],
 )

@@ -328,22 +328,51 @@ def test_the_split_of_phrasings_is_chosen_and_an_instruction_can_be_given(
     assert drawn[True] <= set(choices["unseen"])
     info = env.reset(seed=0, options={"instruction": "Hit it."})[1]
     assert info["instruction"] == env.task_description == "Hit it."
-    with pytest.raises(ValueError, match="'instructions'; did you mean 'instruction'"):
-        env.reset(options={"instructions": "Hit it."})
 
 
-@pytest.mark.simulator
-def test_wrong_options_name_the_nearest() -> None:
-    for options, message in (
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"action_type": "eef"}, "'eef'; did you mean 'ee'"),
         ({"config": "demo_clan"}, "'demo_clan'; did you mean 'demo_clean'"),
         ({"config": {"camara": {}}}, "'camara'; did you mean 'camera'"),
         ({"embodiment": "twin-arm8"}, "'twin-arm8'; did you mean 'twin-arm"),
         ({"backend": "embeded"}, "'embeded'; did you mean 'embedded'"),
-        ({"backend": "robotwin"}, "needs the root of a RoboTwin checkout"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            TwinBenchEnv("beat_block_hammer", **options)  # type: ignore[arg-type]
+        ({"backend": "robotwn"}, "did you mean 'robotwin'. Known: embedded, robotwin"),
+        ({"backend": "robotwin"}, "backend='robotwin' needs robotwin_root=, a RoboTwin checkout"),
+        ({"render_mode": 3}, "unknown render_mode 3; did you mean 'rgb_array'"),
+        ({"is_test": "false"}, "is_test is True or False, not 'false'"),
+        ({"render_size": 640}, r"render_size is \(width, height\), .*not 640"),
+        ({"render_size": (640, 480.0)}, r"render_size .*not \(640, 480\.0\)"),
+        ({"render_size": (0, 480)}, r"from 1 to 8192, not \(0, 480\)"),
+        ({"embodiment": 7}, r"embodiment is an arm's name, .*not 7"),
+        ({"embodiment": [7]}, r"embodiment is \[arm\] or .*not \[7\]"),
+        ({"embodiment": {"left": "twin-arm6"}}, r"embodiment is an arm's name"),
+        ({"config": 7}, "unknown environment config '7'"),
+    ],
+)
+def test_wrong_options_are_answered_with_the_rule_or_the_nearest(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        TwinBenchEnv("beat_block_hammer", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"instructions": "Hit it."}, "'instructions'; did you mean 'instruction'"),
+        ({7: 1}, "unknown reset option 7; did you mean"),
+        ({"instruction": 7}, "instruction is a text, not 7"),
+        ({"is_test": "no"}, "is_test is True or False, not 'no'"),
+        (["is_test"], r"reset's options are a mapping .*not \['is_test'\]"),
+    ],
+)
+def test_wrong_options_of_reset_are_refused_before_anything_is_built(
+    env: TwinBenchEnv, options: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        env.reset(seed=0, options=options)
 
 
 @pytest.mark.simulator

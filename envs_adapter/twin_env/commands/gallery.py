@@ -33,8 +33,10 @@ def run(args: argparse.Namespace) -> int:
     gallery.check_tasks(tasks)
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out names a PNG file, such as outputs/gallery.png, not {args.out}")
+    if args.seed < 0:
+        raise ValueError(f"--seed is 0 or more, not {args.seed}")
     own = {} if args.embodiment is None else {"embodiment": [args.embodiment]}
-    configs = {name: {**load_env_config(name), **own} for name in args.configs}
+    configs = {name: {**load_env_config(name, option="--configs"), **own} for name in args.configs}
     for name, config in configs.items():
         read_embodiment(config, source=f"--embodiment on {name}")
     size_px = gallery.tile_size_px(len(tasks))
