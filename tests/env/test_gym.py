@@ -330,6 +330,7 @@ def test_the_split_of_phrasings_is_chosen_and_an_instruction_can_be_given(
     assert info["instruction"] == env.task_description == "Hit it."
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -358,6 +359,7 @@ def test_wrong_options_are_answered_with_the_rule_or_the_nearest(
         TwinBenchEnv("beat_block_hammer", **options)
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize(
     ("options", "message"),
     [
