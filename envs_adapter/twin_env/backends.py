@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -22,6 +23,9 @@ ROBOTWIN = "robotwin"
 _EMBEDDED = Path(__file__).with_name("embedded")
 _DECIDES_NOTHING = frozenset({"tasks", "canary", "canary.py", "__pycache__"})
 """Files and folders of the simulator that every task's episodes are independent of."""
+_BESIDE_IT = [_EMBEDDED.with_name(name) for name in ("camera_types.py", "point_clouds.py")]
+"""What observations also depend on."""
+_BASE_TASK = re.compile(r"^from twin_env\.embedded\.tasks\.(\w+) import", re.MULTILINE)
 
 
 def list_tasks(backend: str = "embedded", *, root: str | PathLike[str] | None = None) -> list[str]:
@@ -55,20 +59,32 @@ def environment_fingerprint(
     if task not in list_tasks(backend):
         raise unknown("task", task, list_tasks(backend))
     simulator = hashlib.sha256()
-    for path in sorted(p for p in _EMBEDDED.rglob("*") if p.is_file()):
-        place = path.relative_to(_EMBEDDED)
+    files = [p for p in _EMBEDDED.rglob("*") if p.is_file()]
+    for path in sorted([*files, *_BESIDE_IT]):
+        place = path.relative_to(_EMBEDDED.parent)
         if _DECIDES_NOTHING.isdisjoint(place.parts):
             simulator.update(place.as_posix().encode())
             simulator.update(path.read_bytes())
     return {
         "backend": backend,
         "task": task,
-        "task_file": _digest((_EMBEDDED / "tasks" / f"{task}.py").read_bytes()),
+        "task_file": _digest(b"".join(path.read_bytes() for path in _files_of(task))),
         "instructions": _digest((_EMBEDDED / "tasks" / f"{task}.json").read_bytes()),
         "config": _digest(json.dumps(deciding(config), sort_keys=True).encode()),
         "simulator": simulator.hexdigest()[:16],
         "sapien": importlib.metadata.version("sapien"),
     }
+
+
+def _files_of(task: str) -> list[Path]:
+    """The file of a task and those of the tasks whose scene and rule it takes over."""
+    folder = _EMBEDDED / "tasks"
+    found, left = [], [task]
+    while left:
+        path = folder / f"{left.pop()}.py"
+        found.append(path)
+        left += _BASE_TASK.findall(path.read_text(encoding="utf-8"))
+    return found
 
 
 def check_backend(backend: str) -> None:

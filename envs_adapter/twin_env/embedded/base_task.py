@@ -25,7 +25,7 @@ from twin_env.embedded.randomisation import draw_randomisation
 from twin_env.embedded.robot import SIDES, Arm, load_arm
 from twin_env.embedded.rotations import Array, quaternion_to_matrix
 from twin_env.embedded.scene import TABLE_TOP_M, Scene
-from twin_env.embedded.stages import Stages
+from twin_env.embedded.stages import STAGES_EVERY_TICKS, Stages
 from twin_env.names import unknown
 from twin_env.point_clouds import CloudSpec, crop_over_table
 from twin_env.task_env import InvalidActionError, Observation, UnstableError
@@ -99,6 +99,8 @@ class EmbeddedTask(Stages, Expert):
         Raises:
             UnstableError: an object still moves afterwards.
         """
+        if int(seed) != seed or seed < 0:
+            raise ValueError(f"a seed is a whole number from 0 upwards, not {seed!r}")
         self.close_env()
         self.ep_num, self.seed, self.is_test = now_ep_num, int(seed), is_test
         self.config = complete_env_config(config)
@@ -173,6 +175,7 @@ class EmbeddedTask(Stages, Expert):
             return
         if action_type not in ACTION_TYPES:
             raise unknown("action_type", action_type, ACTION_TYPES)
+        scene = self.scene
         goals = self._goals(action, action_type)
         self.take_action_cnt += 1
         paths, grippers, ticks = {}, {}, 0
@@ -197,7 +200,7 @@ class EmbeddedTask(Stages, Expert):
                 targets = paths[side][tick] if len(paths[side]) else arm.targets_rad
                 start, end = grippers[side]
                 arm.drive(targets, start + share * (end - start))
-            self.scene.step()
+            scene.step()
             self.watch()
             self._acted_ticks += 1
             if self.check_success():
@@ -205,6 +208,8 @@ class EmbeddedTask(Stages, Expert):
                 self.eval_success = True
                 self.stages_reached = len(self.stages)
                 return
+            if self._acted_ticks % STAGES_EVERY_TICKS == 0:
+                self._look_at_stages()
         self._require_sane()
         self._look_at_stages()
 

@@ -9,10 +9,14 @@ import numpy as np
 
 from twin_env.embedded.actor import Actor
 from twin_env.embedded.robot import Arm
-from twin_env.embedded.rotations import Array
+from twin_env.embedded.rotations import Array, quaternion_to_matrix
 from twin_env.embedded.scene import Scene
 
 CONTACT_SEPARATION_M = 5e-4
+FACING = 0.4
+"""A finger holds what it presses on by its face: the least cosine between the contact's normal and
+the way that it closes (an edge of a round thing is met at 45 degrees, a top at 90)."""
+STAGES_EVERY_TICKS = 5
 GRIPPER_OPEN, GRIPPER_CLOSED = 0.8, 0.2
 """RoboTwin's thresholds on the gripper's drive target."""
 
@@ -26,7 +30,7 @@ class Stages:
 
     stages: ClassVar[tuple[str, ...]] = ()
     stages_reached: int = 0
-    """How many, by the furthest that held after any action of this episode; all at success."""
+    """How many were seen in this episode's actions, each after those before it; all at success."""
 
     arms: dict[str, Arm]
     actors: list[Actor]
@@ -38,7 +42,7 @@ class Stages:
         raise NotImplementedError
 
     def check_stages(self) -> Sequence[bool]:
-        """Whether each of `stages[:-1]` holds now; one that holds counts those before it too."""
+        """Whether each of `stages[:-1]` holds now."""
         raise NotImplementedError
 
     def scene_layout(self) -> dict[str, list[float]]:
@@ -58,15 +62,24 @@ class Stages:
         return False
 
     def holders(self, actor: Actor) -> set[str]:
-        """The arms (`left`, `right`) whose two fingers both touch the object now."""
+        """The arms (`left`, `right`) that have the object between their two fingers now: each
+        touches it with the face that closes, not with its tip or edge."""
         body = actor.get_body()
-        touching = set()
+        pressed: dict[object, list[Array]] = {}
         for contact in self.scene.physics.get_contacts():
-            if body in contact.bodies and any(
-                point.separation <= CONTACT_SEPARATION_M for point in contact.points
+            if body in contact.bodies:
+                normals = [p.normal for p in contact.points if p.separation <= CONTACT_SEPARATION_M]
+                for other in contact.bodies:
+                    pressed.setdefault(other, []).extend(normals)
+        holding = set()
+        for side, arm in self.arms.items():
+            closing = quaternion_to_matrix(arm.hand().pose.q)[:, 1]
+            if all(
+                any(abs(normal @ closing) > FACING for normal in pressed.get(finger, ()))
+                for finger in arm.fingers
             ):
-                touching.update(contact.bodies)
-        return {side for side, arm in self.arms.items() if touching.issuperset(arm.fingers)}
+                holding.add(side)
+        return holding
 
     def gripper_contacts_m(self, actor: Actor) -> list[Array]:
         """Points (3,) at which a hand or a finger touches the object now."""
@@ -97,9 +110,10 @@ class Stages:
         return float(actor.get_pose().p[2] - self._settled_m[actor.get_name()][2])
 
     def _look_at_stages(self) -> None:
+        """Goes on to the next stage, and to those after it, while they hold now."""
         before_success = len(self.stages) - 1
         if self.stages_reached < before_success:
             hold = self.check_stages()
             assert len(hold) == before_success, f"{self.stages}: one answer each but the last's"
-            held = [place for place, holds in enumerate(hold, start=1) if holds]
-            self.stages_reached = max([self.stages_reached, *held])
+            while self.stages_reached < before_success and hold[self.stages_reached]:
+                self.stages_reached += 1

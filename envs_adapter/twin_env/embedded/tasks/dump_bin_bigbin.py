@@ -113,7 +113,7 @@ class dump_bin_bigbin(EmbeddedTask):
         return all(self._is_inside(ball) for ball in self.garbage)
 
     def _is_inside(self, ball: Actor) -> bool:
-        """RoboTwin's heights, between which only the inside of the big bin is."""
+        """RoboTwin's rule: at a height at which nothing but the big bin's inside can hold it."""
         return bool(0.13 <= ball.get_pose().p[2] <= 0.25)
 
     def _add_garbage(self, index: int, bin_at: Array) -> Actor:
