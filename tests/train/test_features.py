@@ -6,6 +6,7 @@ import json
 import shutil
 import zlib
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,27 @@ from safetensors.torch import load_file
 from training_fixtures import CONFIG, Run, compare_runs, stop_after, write_episodes
 
 from twin_eval.cli import main
+from twin_policy.agent import noise_generator
 from twin_policy.backbones import VisionBackbone, registry
 from twin_policy.checkpoint import load_checkpoint
+from twin_policy.diffusion import action_error
+from twin_policy.encoders import ObsEncoder
+from twin_policy.pretrained import complete, resolve
 from twin_train import extraction
 from twin_train.config import RunConfig, load_run_config
 from twin_train.conversion import open_or_build_store
+from twin_train.dataset import Windows, read_transitions
 from twin_train.extraction import choose_readouts, extract
-from twin_train.features import FeaturesError, open_features, parse_readout
+from twin_train.features import (
+    FeaturesError,
+    open_features,
+    parse_readout,
+    read_features,
+    wanted_of,
+)
 from twin_train.log import read_log
-from twin_train.loop import Interrupted
+from twin_train.loop import Interrupted, TaskWindows, seeded_generator
+from twin_train.run import TaskData, build_policy
 from twin_train.store import Store
 from twin_train.zarr_files import read_array
 
@@ -43,6 +56,12 @@ def config_path(tmp_path: Path) -> Path:
     path = tmp_path / "clip_toy.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture(autouse=True)
+def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It measures for longer than these trainings take."""
+    monkeypatch.setattr("twin_train.run.write_card", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -82,35 +101,55 @@ def difference(first: Path, second: Path) -> float:
 
 
 @pytest.mark.parametrize(
-    ("pooling", "readout"),
+    ("layer", "pooling", "readout"),
     [
-        ("class_token", "class_token"),
-        ("pooled", "pooled"),
-        ("avg", "mean"),
-        ("avg", "tokens"),
-        ("grid", "grid:1x2"),
-        ("grid", "tokens"),
-        ("spatial_softmax", "tokens"),
+        (1, "class_token", "class_token"),
+        ("final", "pooled", "pooled"),
+        ("final", "projected", "projected"),
+        (1, "avg", "mean"),
+        (1, "avg", "tokens"),
+        (1, "grid", "grid:1x2"),
+        (1, "grid", "tokens"),
+        (1, "spatial_softmax", "tokens"),
     ],
 )
 def test_losses_are_those_of_the_live_tower(
-    run: Run, store: Store, tmp_path: Path, pooling: str, readout: str
+    store: Store, config_path: Path, tmp_path: Path, layer: int | str, pooling: str, readout: str
 ) -> None:
-    settings = [f"policy.encoder.clip_layer={1}", f"policy.encoder.pooling={pooling}"]
-    settings += ["policy.encoder.grid_size=[1,2]", "policy.encoder.adapter=linear"]
-    run(tmp_path / "live", *settings)
+    settings = [f"policy.encoder.pooling={pooling}", "policy.encoder.grid_size=[1,2]"]
+    settings += ["policy.encoder.adapter=linear", f"policy.encoder.clip_layer={layer}"]
+    values = load_run_config(str(config_path), settings)
+    policy_config = replace(values.policy, encoder=complete(values.policy.encoder))
+    config = replace(values, policy=policy_config)
+
+    def windows() -> Windows:
+        return Windows(read_transitions(store), range(3), n_obs_steps=2, horizon=8, task="toy")
+
+    live = windows()
+    tasks = TaskWindows(live, None)
+    policy = build_policy(config, {"toy": TaskData(tmp_path, store, ([0, 1, 2], []), tasks)})
+    rows = np.arange(0, len(live), 2)
+    wanted = wanted_of(policy.encoder.config, policy.encoder.tower)
+
+    def errors_of(each: Windows) -> list[float]:
+        noise = [noise_generator(0, row) for row in range(len(rows))]
+        return list(action_error(policy.eval(), each.batch(rows), noise).values())
+
+    def loss_of(each: Windows, *, training: bool) -> float:
+        with torch.no_grad():
+            return float(
+                policy.train(training).compute_loss(each.batch(rows), seeded_generator(0, 1))
+            )
+
     for dtype, allowed in (("fp32", 1e-5), ("bf16", 1e-3)):
-        path = write(store, readout, dtype=dtype, target=tmp_path / dtype)
-        run(tmp_path / f"from_{dtype}", *settings, f"train.features={path}")
-        assert difference(tmp_path / f"from_{dtype}", tmp_path / "live") < allowed
-
-
-def test_the_projected_embedding_under_bf16(run: Run, store: Store, tmp_path: Path) -> None:
-    settings = ["policy.encoder.layer=final", "policy.encoder.pooling=projected"]
-    path = write(store, "projected", layers=["final"])
-    run(tmp_path / "live", *settings)
-    run(tmp_path / "stored", *settings, f"train.features={path}")
-    assert difference(tmp_path / "stored", tmp_path / "live") < 1e-3
+        path = write(store, readout, layers=[layer], dtype=dtype, target=tmp_path / dtype)
+        stored = windows()
+        stored.use_features(read_features(open_features(path), wanted, store, cache_mb=10))
+        assert not stored.batch(rows).images
+        for training in (True, False):
+            ours, theirs = (loss_of(each, training=training) for each in (stored, live))
+            assert ours == pytest.approx(theirs, rel=allowed)
+        assert errors_of(stored) == pytest.approx(errors_of(live), rel=allowed)
 
 
 def test_checkpoints_are_alike_and_the_tower_does_not_run(
@@ -119,11 +158,11 @@ def test_checkpoints_are_alike_and_the_tower_does_not_run(
     run(tmp_path / "live")
     write(store, "class_token", "tokens", layers=[0, 1, "final"], dtype="fp32")
     with monkeypatch.context() as patched:
-        patched.setattr("twin_train.run.write_card", lambda *_, **__: None)
         patched.setattr(VisionBackbone, "encode", lambda *_: pytest.fail("the tower ran"))
         patched.setattr("twin_train.run.check_encoder", lambda *_: None)
         run(tmp_path / "stored", "train.features=auto")
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("stored", "live"))
+    assert difference(tmp_path / "stored", tmp_path / "live") < 1e-5
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.allclose(value, theirs[name], rtol=1e-4, atol=1e-5), name
@@ -232,7 +271,7 @@ def test_a_killed_extraction_goes_on_with_the_next_episode(
 
     def dying(*args: Any) -> Any:
         calls.append(len(args[1]))
-        if len(calls) == 8:
+        if len(calls) == 10:
             raise Killed
         return read(*args)
 
@@ -269,8 +308,8 @@ def test_size_is_told_before_and_the_disk_is_looked_at(
     assert "3 episodes to go, 39 frames of 2 cameras = 78 pictures; 3 layers" in said[0]
 
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda _: usage(100_000))
-    with pytest.raises(FeaturesError, match=r"needs .* kB and a tenth to spare.* 100.00 kB free: "):
+    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda _: usage(1_000))
+    with pytest.raises(FeaturesError, match=r"needs .* kB and a tenth to spare.* 1.00 kB free: "):
         check(plans[0])
     monkeypatch.setattr(extraction, "check_disk", check)
     with pytest.raises(FeaturesError, match="--readout class_token or grid:4x4 instead of tokens"):
@@ -313,7 +352,7 @@ def test_the_command_makes_what_training_finds(
     assert main([*words, "--layers", "0,1", "--device", "cpu"]) == 0
     assert "0 episodes to go" in capsys.readouterr().out
     for layer in (0, 1):
-        run(tmp_path / f"layer{layer}", "train.features=auto", f"policy.encoder.layer={layer}")
+        run(tmp_path / f"layer{layer}", "train.features=auto", f"policy.encoder.clip_layer={layer}")
     (folder,) = tmp_path.glob("toy.*.features")
     assert len(list(folder.iterdir())) == 1
 
@@ -340,9 +379,6 @@ def test_features_that_do_not_fit_in_memory_are_read_from_their_files(
 
 
 def test_random_weights_of_a_seed_are_those_of_its_training(config_path: Path) -> None:
-    from twin_policy.encoders import ObsEncoder
-    from twin_policy.pretrained import resolve
-
     config: RunConfig = load_run_config(str(config_path))
     torch.manual_seed(5)
     encoder = ObsEncoder(

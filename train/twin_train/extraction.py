@@ -388,7 +388,7 @@ def _write_camera(
             "grid": list(plan.grids[camera][layer]),
         }
         write_array(folder / where, values, about)
-        checksums[where.as_posix()] = zlib.crc32(np.ascontiguousarray(values))
+        checksums[where.as_posix()] = zlib.crc32(values.data)
         for parent in where.parents[:-1]:
             if not (folder / parent / ".zgroup").exists():
                 write_group(folder / parent, {})

@@ -321,7 +321,7 @@ def _read_checked(folder: Path, where: Path, episode: StoredEpisode) -> tuple[ND
         checksum = read_attributes(folder)["crc32"][where.as_posix()]
         if len(values) != episode.n_frames:
             raise ValueError(f"{len(values)} frames, not {episode.n_frames}")
-        if zlib.crc32(values) != checksum:
+        if zlib.crc32(values.data) != checksum:
             file = chunk_file(folder / where, values.ndim)
             raise ValueError(f"{file} does not have the checksum that it was written with")
         return values, (about["grid"][0], about["grid"][1])
