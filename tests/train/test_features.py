@@ -271,7 +271,7 @@ def test_a_killed_extraction_goes_on_with_the_next_episode(
 
     def dying(*args: Any) -> Any:
         calls.append(len(args[1]))
-        if len(calls) == 10:
+        if len(calls) == 12:
             raise Killed
         return read(*args)
 
