@@ -24,17 +24,14 @@ from tqdm import tqdm
 from twin_env.files import LOCK_NAME, FolderInUseError, locked
 from twin_policy.backbones import VisionBackbone
 from twin_train.features import (
-    AUTO,
     FORMAT,
     FORMAT_VERSION,
     Dtype,
     FeaturesError,
     FeatureStore,
-    Wanted,
     array_folder,
     check_backbone,
     check_data,
-    check_serves,
     is_feature_store,
     open_features,
     read_out,
@@ -407,61 +404,3 @@ def _finish(plan: Plan, episode: StoredEpisode, checksums: Mapping[str, int]) ->
     }
     write_group(temporary, about)
     os.replace(temporary, plan.target / EPISODES / f"{episode.number:06d}")
-
-
-def find_features(where: Path, wanted: Wanted, store: Store) -> FeatureStore:
-    """A feature store that serves: `where` itself, or the best one in that folder.
-
-    Raises:
-        FileNotFoundError: nothing there.
-        FeaturesError: none serves; says why of each.
-    """
-    remedy = f"make one with `twinbench features extract {store.path}`, or set train.features: auto"
-    if not where.is_dir():
-        raise FileNotFoundError(f"no feature store {where}: {remedy}")
-    if is_feature_store(where):
-        found = open_features(where)
-        check_serves(found, wanted, store)
-        return found
-    reasons = []
-    paths = [path for path in sorted(where.iterdir()) if is_feature_store(path)]
-    for dtype in ("fp32", "bf16"):
-        for path in paths:
-            try:
-                found = open_features(path)
-                if found.dtype == dtype:
-                    check_serves(found, wanted, store)
-                    return found
-            except FeaturesError as error:
-                reasons.append(str(error))
-    if not reasons:
-        raise FeaturesError(f"{where} holds no feature store: {remedy}")
-    raise FeaturesError(f"no feature store in {where} serves:\n  " + "\n  ".join(reasons))
-
-
-def find_or_extract(
-    choice: str,
-    wanted: Wanted,
-    store: Store,
-    backbone: VisionBackbone,
-    *,
-    device: torch.device,
-    threads: int,
-    quiet: bool,
-    say: Callable[[str], object],
-) -> FeatureStore:
-    """What `train.features` means: a path that must serve, or with `auto` one made if need be.
-
-    Raises:
-        FileNotFoundError, FeaturesError: as `find_features` and `extract`.
-    """
-    if choice != AUTO:
-        return find_features(Path(choice), wanted, store)
-    try:
-        return find_features(features_folder(store), wanted, store)
-    except (FileNotFoundError, FeaturesError):
-        # What is there is of other weights, layers or episodes: it stays, or is gone on with.
-        held = {wanted.layer: (wanted.readout,)}
-        return extract(
-            store, backbone, held=held, device=device, threads=threads, quiet=quiet, say=say
-        )

@@ -23,15 +23,13 @@ from torch import Tensor
 
 from twin_policy.backbones import LayerFeatures, VisionBackbone
 from twin_policy.backbones.protocol import READOUTS, mean_of
-from twin_policy.config import EncoderConfig, PolicyConfig
+from twin_policy.config import EncoderConfig
 from twin_policy.names import unknown
 from twin_policy.pooling import cell_means
-from twin_policy.pretrained import is_tower
 from twin_train.store import Size, Store, StoredEpisode, episode_folders
 from twin_train.zarr_files import chunk_file, map_array, read_attributes
 
 FORMAT, FORMAT_VERSION = "twinbench-features", 1
-AUTO = "auto"
 Dtype = Literal["bf16", "fp32"]
 DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
 
@@ -152,26 +150,6 @@ def wanted_of(config: EncoderConfig, backbone: VisionBackbone) -> Wanted:
         readout = {"avg": "mean", "spatial_softmax": "tokens"}.get(kind, kind)
     layer = backbone.layer_name(config.layer)
     return Wanted(backbone.recipe.name, backbone.fingerprint(), layer, readout, kind)
-
-
-def check_trainable_from_features(config: PolicyConfig) -> None:
-    """Raises `ValueError` unless what the backbone gives depends on the stored picture alone."""
-    encoder = config.encoder
-    live = "or set train.features to null, to run the backbone in training"
-    if not config.cameras:
-        raise ValueError(f"train.features needs cameras, and policy.cameras has none: {live}")
-    if not is_tower(encoder.backbone):
-        raise ValueError(
-            f"train.features is for pretrained towers, one for all cameras, and {encoder.backbone} "
-            f"is trained inside the encoder: choose a tower, {live}"
-        )
-    for name, wanted in (("tuning", "frozen"), ("crop_ratio", 1.0), ("color_jitter", 0.0)):
-        if (value := getattr(encoder, name)) != wanted:
-            raise ValueError(
-                f"train.features needs policy.encoder.{name} {wanted}, because features are "
-                f"computed once of each picture as it is, and it is {value}: set it to {wanted}, "
-                f"{live}"
-            )
 
 
 def check_serves(features: FeatureStore, wanted: Wanted, store: Store) -> str:

@@ -54,6 +54,10 @@ class TaskWindows:
     training: Windows
     validation: Windows | None
 
+    @property
+    def each(self) -> tuple[Windows, ...]:
+        return (self.training,) if self.validation is None else (self.training, self.validation)
+
 
 @dataclass(frozen=True)
 class Result:

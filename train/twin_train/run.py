@@ -29,8 +29,7 @@ from twin_train.card import write_card
 from twin_train.config import RunConfig
 from twin_train.conversion import open_or_build_store
 from twin_train.dataset import Windows, fit_normalizer, read_transitions, split_episodes
-from twin_train.extraction import find_or_extract
-from twin_train.features import check_trainable_from_features, read_features, wanted_of
+from twin_train.feature_use import check_trainable_from_features, use_features
 from twin_train.figure import draw_losses
 from twin_train.log import LOG, check_wandb, read_log
 from twin_train.loop import BEST, Result, TaskWindows, train
@@ -130,12 +129,21 @@ def train_run(
     }
     policy = build_policy(config, tasks)
     weights = policy.encoder.load_pretrained()
-    features = in_turn(
-        accelerator,
-        lambda: _use_features(
-            config, tasks, policy, budget_mb, device=device, threads=threads, quiet=quiet
-        ),
-    )
+    features: dict[str, Any] = {}
+    if (choice := config.train.features) is not None:
+        features = in_turn(
+            accelerator,
+            lambda: use_features(
+                choice,
+                policy.encoder,
+                {task: (each.store, each.windows.each) for task, each in tasks.items()},
+                cache_mb=budget_mb,
+                device=device,
+                threads=threads,
+                quiet=quiet,
+                say=LOGGER.info,
+            ),
+        )
     policy.encoder.add_adapters(seed=config.train.seed)
     if accelerator.is_main_process:
         entries = {
@@ -252,51 +260,6 @@ def _cut(
     )
     assert training is not None
     return TaskData(data, store, split, TaskWindows(training, validation))
-
-
-def _use_features(
-    config: RunConfig,
-    tasks: Mapping[str, TaskData],
-    policy: ChunkPolicy,
-    cache_mb: float,
-    *,
-    device: torch.device,
-    threads: int,
-    quiet: bool,
-) -> dict[str, Any]:
-    """Puts stored features in place of pictures, if the config says so.
-
-    Returns:
-        Task to the store that it learns from, for the provenance.
-    """
-    choice = config.train.features
-    if choice is None:
-        return {}
-    encoder = policy.encoder
-    tower = encoder.tower
-    wanted = wanted_of(encoder.config, tower)
-    described = {}
-    for task, each in tasks.items():
-        features = find_or_extract(
-            choice,
-            wanted,
-            each.store,
-            tower,
-            device=device,
-            threads=threads,
-            quiet=quiet,
-            say=LOGGER.info,
-        )
-        read = read_features(features, wanted, each.store, cache_mb=cache_mb)
-        for windows in (each.windows.training, each.windows.validation):
-            if windows is not None:
-                windows.use_features(read)
-        described[task] = {
-            "store": str(features.path),
-            "backbone_sha256": features.fingerprint,
-            "dtype": features.dtype,
-        }
-    return described
 
 
 def build_policy(config: RunConfig, tasks: Mapping[str, TaskData]) -> ChunkPolicy:
