@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
         threads=threads,
         say=lambda line: print(line, flush=True),
     )
-    print(f"{features.path}: {len(features.episodes)} episodes; in a policy, train.features: auto")
+    choice = "auto" if args.out is None else features.path
+    print(f"{features.path}: {len(features.episodes)} episodes; train with train.features={choice}")
     return 0
 
 
