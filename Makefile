@@ -78,6 +78,7 @@ benchmark: setup
 	@$(BIN)/python tests/benchmarks/simulator.py
 	@$(BIN)/python tests/benchmarks/policy.py
 	@$(BIN)/python tests/benchmarks/data.py
+	@$(BIN)/python tests/benchmarks/features.py
 	@$(BIN)/python tests/benchmarks/video.py
 	@$(BIN)/python tests/benchmarks/evaluation.py
 

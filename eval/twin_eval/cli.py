@@ -28,6 +28,11 @@ COMMANDS = (
     Command("collect", "twin_env.commands.collect", "record demonstrations of the scripted expert"),
     Command("gallery", "twin_env.commands.gallery", "a contact sheet of the tasks"),
     Command("data", "twin_train.commands.data", "inspect recorded episodes, convert them"),
+    Command(
+        "features",
+        "twin_train.commands.features",
+        "what a frozen backbone gives of every picture, computed once",
+    ),
     Command("train", "twin_train.commands.train", "train a policy on recorded demonstrations"),
     Command(
         "convert-robotwin-dp",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,11 +32,16 @@ class Batch:
     """bool (B, H): False where the window reaches beyond its episode."""
     task: str = ""
     """All windows of a batch are of one task; a policy of a single task does not ask which."""
+    read: Mapping[str, Tensor] = field(default_factory=dict)
+    """Instead of pictures: camera to what a frozen encoder's `read_frames` gives, (B, To, ...)."""
 
     def to(self, device: torch.device) -> Batch:
-        images = {name: pixels.to(device) for name, pixels in self.images.items()}
+        images, read = (
+            {name: values.to(device) for name, values in part.items()}
+            for part in (self.images, self.read)
+        )
         state, action, valid = (part.to(device) for part in (self.state, self.action, self.valid))
-        return Batch(images, state, action, valid, self.task)
+        return Batch(images, state, action, valid, self.task, read)
 
 
 class ChunkPolicy(nn.Module):
@@ -95,7 +100,8 @@ class ChunkPolicy(nn.Module):
             noise_draws: noise samples for each encoded observation.
         """
         joints, head = self.part(batch.task)
-        cond = self.encoder(batch.images, joints.state_input(batch.state), generator)
+        state = joints.state_input(batch.state)
+        cond = self.encoder(batch.images, state, generator, batch.read)
         return head.loss(
             joints.targets(batch.action, batch.state[:, -1]),
             joints.extend(cond),
@@ -109,6 +115,19 @@ class ChunkPolicy(nn.Module):
     def encode_frames(self, images: Mapping[str, Tensor]) -> Tensor:
         """Features of single frames: camera to uint8 RGB (N, H, W, 3) -> float (N, F)."""
         return self.encoder.encode_frames(images)
+
+    @torch.no_grad()
+    def encode_batch(self, batch: Batch) -> Tensor:
+        """Features of a batch's frames: float (B, To, F)."""
+        rows = len(batch.state)
+        frames, read = (
+            {name: rearrange(value, "b t ... -> (b t) ...") for name, value in part.items()}
+            for part in (batch.images, batch.read)
+        )
+        if not frames and not read:
+            return batch.state[..., :0]
+        features = self.encoder.reduce(read) if read else self.encode_frames(frames)
+        return rearrange(features, "(b t) f -> b t f", b=rows)
 
     @torch.no_grad()
     def predict_from_features(
@@ -219,7 +238,9 @@ def action_error(
         (grippers: their own units).
     """
     first, count = policy.config.n_obs_steps - 1, policy.config.n_action_steps
-    predicted = policy.predict_action(batch.images, batch.state, generators, batch.task)
+    features = policy.encode_batch(batch)
+    chunk = policy.predict_from_features(features, batch.state, generators, batch.task)
+    predicted = chunk[:, first : first + count]
     recorded = policy.part(batch.task)[0].driven(batch.action[:, first : first + count])
     errors = (predicted - recorded).abs()
     valid = batch.valid[:, first : first + count].to(errors.dtype)

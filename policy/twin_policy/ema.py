@@ -26,14 +26,24 @@ class EMA:
     with stale statistics computes something that was never trained.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.shadow = copy.deepcopy(module).eval().requires_grad_(False)
+    def __init__(self, module: nn.Module, *, constant: nn.Module | None = None) -> None:
+        """`constant`: a part whose tensors never change, and so are not copied but shared."""
+        tensors = [] if constant is None else [*constant.parameters(), *constant.buffers()]
+        learning = sum(tensor.requires_grad for tensor in tensors)
+        assert not learning, f"{learning} constant tensors learn"
+        shared = {id(tensor): tensor for tensor in tensors}
+        self.shadow = copy.deepcopy(module, shared).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float) -> None:
         """Once an optimiser step: shadow = decay * shadow + (1 - decay) * module."""
-        shadow = [parameter.detach() for parameter in self.shadow.parameters()]
-        live = [parameter.detach() for parameter in module.parameters()]
+        pairs = [
+            (kept.detach(), new.detach())
+            for kept, new in zip(self.shadow.parameters(), module.parameters(), strict=True)
+            if kept is not new
+        ]
+        shadow, live = ([pair[i] for pair in pairs] for i in (0, 1))
         torch._foreach_lerp_(shadow, live, 1 - decay)
         for kept, buffer in zip(self.shadow.buffers(), module.buffers(), strict=True):
-            kept.copy_(buffer)
+            if kept is not buffer:
+                kept.copy_(buffer)

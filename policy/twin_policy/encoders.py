@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from twin_policy.backbones import FINAL, Backbone, VisionBackbone
 from twin_policy.config import EncoderConfig
 from twin_policy.lora import add_adapters, check_peft, is_adapter
-from twin_policy.pooling import Adapter, AsRead, AveragePool, Pool, SpatialSoftmax
+from twin_policy.pooling import Adapter, AsRead, AveragePool, Pool, SpatialSoftmax, cell_means
 from twin_policy.pretrained import (
     RANDOM,
     WeightsError,
@@ -181,6 +180,12 @@ class ObsEncoder(nn.Module):
         """Those of the backbones themselves, to which `backbone_lr` applies: not LoRA's."""
         return [value for name, value in self.backbones.named_parameters() if not is_adapter(name)]
 
+    @property
+    def tower(self) -> VisionBackbone:
+        """The backbone that all cameras share."""
+        (shared,) = self._each_backbone()
+        return shared
+
     def prepare_inference(self, dtype: torch.dtype = torch.float32) -> None:
         """For acting only: backbones compute in `dtype`; pooling and states stay float32."""
         for backbone in self._each_backbone():
@@ -219,6 +224,7 @@ class ObsEncoder(nn.Module):
         images: Mapping[str, Tensor],
         state: Tensor,
         generator: torch.Generator | None = None,
+        read: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Encodes observations.
 
@@ -226,12 +232,19 @@ class ObsEncoder(nn.Module):
             images: camera to uint8 RGB (B, To, H, W, 3).
             state: normalised, float (B, To, Ds).
             generator: of the augmentations; a CPU generator, wherever the tensors are.
+            read: camera to (B, To, ...): what `read_frames` gave of these pictures, which then are
+                not needed.
 
         Returns:
             float (B, F).
         """
         state = self._disturbed(state, generator)
-        read = {camera: self._read(camera, images[camera], generator) for camera in self.cameras}
+        if read:
+            read = {camera: rearrange(read[camera], "b t ... -> (b t) ...") for camera in read}
+        else:
+            read = {
+                camera: self._read(camera, images[camera], generator) for camera in self.cameras
+            }
         features = self.reduce(read) if read else state.new_empty((state[..., 0].numel(), 0))
         return self.condition(rearrange(features, "(b t) f -> b t f", b=len(state)), state)
 
@@ -300,7 +313,7 @@ class ObsEncoder(nn.Module):
         if kind not in ("spatial_softmax", "grid"):
             return found.readout(kind)
         tokens = rearrange(found.tokens, "n (h w) c -> n c h w", h=found.grid[0])
-        return tokens if kind == "spatial_softmax" else _cells(tokens, self.config.grid_size)
+        return tokens if kind == "spatial_softmax" else cell_means(tokens, self.config.grid_size)
 
     def _color_change(
         self, pictures: Tensor, generator: torch.Generator | None
@@ -347,14 +360,3 @@ def _takes_bytes(backbone: VisionBackbone, config: EncoderConfig) -> bool:
         and config.resize_shape is None
         and config.pooling in ("spatial_softmax", "avg")
     )
-
-
-def _cells(tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    """Means of a map (N, C, h, w) in each cell of a coarser grid."""
-    height, width = tokens.shape[-2:]
-    if height < grid_size[0] or width < grid_size[1]:
-        raise ValueError(
-            f"grid_size must be at most the layer's tokens, {height}x{width}, and is "
-            f"{grid_size[0]}x{grid_size[1]}: lower policy.encoder.grid_size, or raise resize_shape"
-        )
-    return F.adaptive_avg_pool2d(tokens.float(), grid_size).to(tokens.dtype)

@@ -59,6 +59,21 @@ class AsRead(nn.Module):
         return rearrange(features.float(), "n ... -> n (...)")
 
 
+def cell_means(tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    """Means of a map (N, C, h, w) in each cell of a coarser grid.
+
+    Raises:
+        ValueError: the grid has more cells than the map has places.
+    """
+    height, width = tokens.shape[-2:]
+    if height < grid_size[0] or width < grid_size[1]:
+        raise ValueError(
+            f"grid_size must be at most the layer's tokens, {height}x{width}, and is "
+            f"{grid_size[0]}x{grid_size[1]}: lower policy.encoder.grid_size, or raise resize_shape"
+        )
+    return F.adaptive_avg_pool2d(tokens.float(), grid_size).to(tokens.dtype)
+
+
 class Adapter(nn.Linear):
     """Pooled features (N, C) to (N, feature_dim), in float32 under autocast too."""
 

@@ -95,7 +95,11 @@ class TrainConfig:
     val_every: int = 1000
     checkpoint_every: int = 1000
     image_cache_mb: float = 400.0
-    """10^6 bytes of decoded pictures that each process keeps; others are decoded on the fly."""
+    """10^6 bytes of decoded pictures that each process keeps; others are decoded on the fly. With
+    `features` the same of those, and what is beyond is read from their files."""
+    features: str | None = None
+    """Of a frozen tower, instead of running it in training: a feature store, or a folder of them;
+    or `auto`, those beside the data, extracted first where they are missing. Null: it runs."""
     noop_filter_rad: float | None = None
     """Leave out transitions in which no joint's target is farther than this (rad) from it."""
     wandb: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from twin_policy.config import PolicyConfig
 from twin_policy.diffusion import Batch
 from twin_policy.joints import relative_targets
 from twin_policy.normalizer import DimensionNormalizer, Normalizer
+from twin_train.features import FrameFeatures
 from twin_train.loading import CameraPictures, open_pictures
 from twin_train.store import Store
 
@@ -30,6 +31,8 @@ class Transitions:
     """float32 (n, D): the target at t, which is vector[t + 1] unless the source has its own."""
     lengths: tuple[int, ...]
     """Transitions of each episode."""
+    read: Mapping[str, FrameFeatures] = field(default_factory=dict)
+    """Instead of pictures: camera to what a frozen backbone gives of its n pictures."""
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -43,17 +46,21 @@ def read_transitions(
     cache_mb: float = 400.0,
     threads: int = 1,
     device: torch.device | str = "cpu",
+    pictures: bool = True,
 ) -> Transitions:
     """The transitions of a store; a frame after the last action is left out.
 
     Args:
+        pictures: whether to open them; features may come in their place.
         cache_mb: 10^6 bytes of decoded pictures that are kept, on `device`.
         threads: that decode pictures.
     """
     state = np.concatenate([each.vector[: each.n_transitions] for each in store.episodes])
     action = np.concatenate([each.action for each in store.episodes])
     return Transitions(
-        images=open_pictures(store, cache_mb=cache_mb, threads=threads, device=device),
+        images=open_pictures(store, cache_mb=cache_mb, threads=threads, device=device)
+        if pictures
+        else {},
         state=torch.from_numpy(state.astype(np.float32)),
         action=torch.from_numpy(action.astype(np.float32)),
         lengths=tuple(episode.n_transitions for episode in store.episodes),
@@ -110,6 +117,10 @@ class Windows:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def use_features(self, read: Mapping[str, FrameFeatures]) -> None:
+        """Batches hold these from now on, instead of pictures."""
+        self.data = replace(self.data, images={}, read=read)
+
     def batch(self, rows: NDArray[np.int64] | Sequence[int]) -> Batch:
         """The windows of these rows."""
         # Gathered by numpy: torch would wake all of its threads for these few numbers.
@@ -124,6 +135,7 @@ class Windows:
             action=torch.from_numpy(self.data.action.numpy()[steps]),
             valid=torch.from_numpy(self.valid.numpy()[chosen]),
             task=self.task,
+            read={camera: frames.take(observed) for camera, frames in self.data.read.items()},
         )
 
 

@@ -54,6 +54,10 @@ class TaskWindows:
     training: Windows
     validation: Windows | None
 
+    @property
+    def each(self) -> tuple[Windows, ...]:
+        return (self.training,) if self.validation is None else (self.training, self.validation)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -266,7 +270,8 @@ class _Run:
         self.policy, self.tasks, self.config = policy, tasks, config
         self.folder, self.provenance = folder, provenance
         self.accelerator, self.device = accelerator, device
-        self.ema = EMA(policy)
+        frozen = policy.encoder.config.tuning == "frozen"
+        self.ema = EMA(policy, constant=policy.encoder.backbones if frozen else None)
         self.reached = Reached()
         self.losses: list[Tensor] = []
         """Of this process's steps since the last one that was logged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from twin_train.card import write_card
 from twin_train.config import RunConfig
 from twin_train.conversion import open_or_build_store
 from twin_train.dataset import Windows, fit_normalizer, read_transitions, split_episodes
+from twin_train.feature_use import check_trainable_from_features, use_features
 from twin_train.figure import draw_losses
 from twin_train.log import LOG, check_wandb, read_log
 from twin_train.loop import BEST, Result, TaskWindows, train
@@ -38,9 +40,10 @@ from twin_train.store import Store, is_store
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+LOGGER = logging.getLogger(__name__)
 RUN = "run.yaml"
 RANDOM_WEIGHTS = "random weights"
-NOT_OF_THE_RESULT = ("grad_accum_steps", "wandb", "image_cache_mb")
+NOT_OF_THE_RESULT = ("grad_accum_steps", "wandb", "image_cache_mb", "features")
 """Settings that may change from one session of a run to the next."""
 
 
@@ -126,6 +129,21 @@ def train_run(
     }
     policy = build_policy(config, tasks)
     weights = policy.encoder.load_pretrained()
+    features: dict[str, Any] = {}
+    if (choice := config.train.features) is not None:
+        features = in_turn(
+            accelerator,
+            lambda: use_features(
+                choice,
+                policy.encoder,
+                {task: (each.store, each.windows.each) for task, each in tasks.items()},
+                cache_mb=budget_mb,
+                device=device,
+                threads=threads,
+                quiet=quiet,
+                say=LOGGER.info,
+            ),
+        )
     policy.encoder.add_adapters(seed=config.train.seed)
     if accelerator.is_main_process:
         entries = {
@@ -144,7 +162,8 @@ def train_run(
         tasks={task: each.windows for task, each in tasks.items()},
         config=config.train,
         folder=folder,
-        provenance=describe(config, tasks, policy, accelerator, backbone_weights=weights),
+        provenance=describe(config, tasks, policy, accelerator, backbone_weights=weights)
+        | {"features": features},
         accelerator=accelerator,
         device=device,
         stop=stop,
@@ -164,10 +183,13 @@ def train_run(
 def _resolve(config: RunConfig) -> RunConfig:
     """With the encoder resolved and its weights looked at, if there are cameras to need one."""
     encoder = complete(config.policy.encoder)
-    if config.policy.cameras:
-        encoder = resolve(encoder)
-        check_encoder(config.policy.cameras, encoder)
-    return replace(config, policy=replace(config.policy, encoder=encoder))
+    policy = replace(config.policy, encoder=encoder)
+    if config.train.features is not None:
+        check_trainable_from_features(policy)
+    if policy.cameras:
+        policy = replace(policy, encoder=resolve(encoder))
+        check_encoder(policy.cameras, policy.encoder)
+    return replace(config, policy=policy)
 
 
 def _check_kind(config: RunConfig, tasks: list[str]) -> None:
@@ -216,7 +238,13 @@ def _cut(
     split = split_episodes(
         len(store.episodes), val_ratio=config.train.val_ratio, seed=config.train.seed
     )
-    transitions = read_transitions(store, cache_mb=cache_mb, threads=threads, device=device)
+    transitions = read_transitions(
+        store,
+        cache_mb=cache_mb,
+        threads=threads,
+        device=device,
+        pictures=config.train.features is None,
+    )
     training, validation = (
         Windows(
             transitions,

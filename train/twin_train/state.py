@@ -26,10 +26,16 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     reached: Mapping[str, Any],
 ) -> None:
-    """`reached` is whatever JSON can hold: the next step, seconds so far, losses not yet logged."""
-    tensors: dict[str, Tensor] = {}
-    for prefix, module in (("policy", policy), ("average", average)):
-        tensors |= {f"{prefix}/{name}": value for name, value in module.state_dict().items()}
+    """Tensors that the average shares with the policy, a frozen tower's, are kept once.
+
+    Args:
+        reached: whatever JSON can hold: the next step, seconds so far, losses not yet logged.
+    """
+    own = policy.state_dict()
+    tensors = {f"policy/{name}": value for name, value in own.items()}
+    for name, value in average.state_dict().items():
+        if name not in own or value.data_ptr() != own[name].data_ptr():
+            tensors[f"average/{name}"] = value
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
     whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -54,7 +60,7 @@ def load_state(
             part, name = key.split("/", 1)
             tensors[part][name] = file.get_tensor(key)
     policy.load_state_dict(tensors["policy"])
-    average.load_state_dict(tensors["average"])
+    average.load_state_dict(tensors["policy"] | tensors["average"])
     return reached, tensors["optimizer"]
 
 

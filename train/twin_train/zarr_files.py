@@ -36,7 +36,9 @@ def read_attributes(folder: Path) -> dict[str, Any]:
     return attributes if isinstance(attributes, dict) else {}
 
 
-def write_array(folder: Path, values: NDArray[Any]) -> None:
+def write_array(
+    folder: Path, values: NDArray[Any], attributes: Mapping[str, Any] | None = None
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "zarr_format": FORMAT,
@@ -49,6 +51,8 @@ def write_array(folder: Path, values: NDArray[Any]) -> None:
         "order": "C",
     }
     chunk_file(folder, values.ndim).write_bytes(np.ascontiguousarray(values).data)
+    if attributes is not None:
+        _write_json(folder / ".zattrs", attributes)
     _write_json(folder / ".zarray", about)
 
 
@@ -58,16 +62,33 @@ def read_array(folder: Path) -> NDArray[Any]:
     Raises:
         ValueError: not one of those, or cut short.
     """
-    about = json.loads((folder / ".zarray").read_text(encoding="utf-8"))
-    if about["chunks"] != about["shape"] or about["compressor"] or about["order"] != "C":
-        raise ValueError(f"{folder} is not one uncompressed chunk")
+    about = _read_about(folder)
     values = np.fromfile(chunk_file(folder, len(about["shape"])), np.dtype(about["dtype"]))
     return values.reshape(about["shape"])
+
+
+def map_array(folder: Path) -> NDArray[Any]:
+    """As `read_array`, but its numbers stay in the file until they are looked at."""
+    about = _read_about(folder)
+    shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
+    file = chunk_file(folder, len(shape))
+    wanted = dtype.itemsize * int(np.prod(shape))
+    if (size := file.stat().st_size) != wanted:
+        raise ValueError(f"{file} has {size} bytes, not {wanted}")
+    mapped: NDArray[Any] = np.memmap(file, dtype, mode="r", shape=shape)
+    return mapped
 
 
 def chunk_file(folder: Path, n_axes: int) -> Path:
     """The file with the numbers of an array of one chunk."""
     return folder / ".".join(["0"] * n_axes)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / ".zarray").read_text(encoding="utf-8"))
+    if about["chunks"] != about["shape"] or about["compressor"] or about["order"] != "C":
+        raise ValueError(f"{folder} is not one uncompressed chunk")
+    return about
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,0 +1,199 @@
+"""What a frozen backbone gives of every picture, computed once for all trainings that read it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twin_policy.backbones import VisionBackbone
+    from twin_policy.config import EncoderConfig
+    from twin_train.config import RunConfig
+    from twin_train.store import Store
+
+ALL = "all"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    extract = actions.add_parser("extract", help="write them, or go on doing so")
+    extract.add_argument("data", type=Path, help="folder of episodes, or a store")
+    extract.add_argument("--out", type=Path, help="default: beside the data, where auto finds it")
+    extract.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="take cameras, backbone, weights, size, seed and layer of a policy config",
+    )
+    extract.add_argument("--backbone", help="such as ViT-B/32; timm:NAME.TAG is any of timm's")
+    extract.add_argument("--weights", help="a file, a folder, hub:TAG or random")
+    extract.add_argument("--tag", help="of the weights, where their name does not tell")
+    extract.add_argument("--size", metavar="HxW", help="of the network's input; default: its own")
+    extract.add_argument("--normalization", help="default: native, that of the weights")
+    extract.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="assignments",
+        metavar="KEY=VALUE",
+        help="change the config of --policy, or the backbone, as in policy.encoder.layer=3",
+    )
+    extract.add_argument(
+        "--layers", help="numbers and names as in 3,7,final, or all; default: the policy's, or all"
+    )
+    extract.add_argument(
+        "--readout",
+        action="append",
+        metavar="KIND",
+        help="class_token, pooled, projected, mean, grid:HxW or tokens, as often as needed; "
+        "default: class_token, or mean where there is none",
+    )
+    extract.add_argument(
+        "--dtype", choices=("bf16", "fp32"), default="bf16", help="of the file; default: bf16"
+    )
+    extract.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="NAME=HEIGHTxWIDTH",
+        help="size of the pictures; default: the policy's, or as recorded",
+    )
+    extract.add_argument("--episodes", type=int, help="only the first N")
+    extract.add_argument("--seed", type=int, help="of random weights, as train.seed; default: 0")
+    extract.add_argument(
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:N"
+    )
+    extract.add_argument("--batch-size", type=int, help="pictures; default: 16, on a GPU 256")
+    extract.add_argument("--threads", type=int, help="CPU threads; default: all cores")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("episodes", "batch_size", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, and is {value}")
+
+    import torch
+
+    from twin_policy.deploy import choose_device
+    from twin_train.commands.train import count_cpus
+    from twin_train.extraction import choose_readouts, extract
+    from twin_train.features import parse_readout
+
+    threads = args.threads or count_cpus()
+    torch.set_num_threads(threads)
+    config = _config(args)
+    encoder = config.policy.encoder
+    seed = config.train.seed if args.seed is None else args.seed
+    readouts = [parse_readout(word) for word in args.readout or ()]
+    backbone = _make_tower(encoder, seed)
+    layers = parse_layers(args.layers, backbone, default=encoder.layer if args.policy else ALL)
+    readouts = readouts or ["class_token" if backbone.has_class_token else "mean"]
+    features = extract(
+        _open_data(args, config, threads),
+        backbone,
+        held=choose_readouts(backbone, layers, readouts),
+        target=args.out,
+        dtype=args.dtype,
+        device=choose_device(args.device),
+        batch_size=args.batch_size,
+        threads=threads,
+        say=lambda line: print(line, flush=True),
+    )
+    choice = "auto" if args.out is None else features.path
+    print(f"{features.path}: {len(features.episodes)} episodes; train with train.features={choice}")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    """What the arguments say, on top of a policy's config or of none."""
+    from twin_policy.parsing import parse, set_keys
+    from twin_train.config import RunConfig, load_run_config
+
+    if args.policy:
+        config = load_run_config(args.policy, args.assignments)
+    elif args.backbone:
+        bare = {"policy": {"cameras": {}, "encoder": {"backbone": args.backbone}}}
+        values = set_keys({**bare, "train": {"num_steps": 1}}, args.assignments)
+        config = parse(RunConfig, values, source="--backbone")
+    else:
+        raise ValueError("which backbone? Give --backbone, or --policy to take a policy's")
+    changes = {
+        "backbone": args.backbone,
+        "pretrained_backbone_weights": args.weights,
+        "tag": args.tag,
+        "resize_shape": _parse_input_size(args.size) if args.size else None,
+        "image_normalization": args.normalization,
+    }
+    said = {name: value for name, value in changes.items() if value is not None}
+    encoder = replace(config.policy.encoder, **said)
+    return replace(config, policy=replace(config.policy, encoder=encoder))
+
+
+def _parse_input_size(word: str) -> tuple[int, int]:
+    height, _, width = word.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"--size must be HEIGHTxWIDTH, as 224x224, not {word}")
+    return int(height), int(width)
+
+
+def _make_tower(encoder: EncoderConfig, seed: int) -> VisionBackbone:
+    """As a training of this seed has it, random weights included.
+
+    Raises:
+        ValueError: not a tower, or weights that are missing or do not fit.
+    """
+    import torch
+
+    from twin_policy.pretrained import build_backbone, complete, is_tower, load_tower, resolve
+
+    if not is_tower(encoder.backbone):
+        raise ValueError(
+            f"features are of pretrained towers, and {encoder.backbone} is trained inside the "
+            "encoder: choose another --backbone"
+        )
+    encoder = resolve(complete(replace(encoder, tuning="frozen", shared_backbone=True)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(encoder)
+    load_tower([backbone], encoder)
+    return backbone
+
+
+def parse_layers(
+    words: str | None, backbone: VisionBackbone, *, default: int | str
+) -> list[int | str]:
+    """`3,-1,final` to layers; `all` are all of them."""
+    chosen = [default] if words is None else words.split(",")
+    if chosen == [ALL]:
+        return list(backbone.layer_names)
+    return [_layer(word) for word in chosen]
+
+
+def _layer(word: int | str) -> int | str:
+    try:
+        return int(word)
+    except ValueError:
+        return word
+
+
+def _open_data(args: argparse.Namespace, config: RunConfig, threads: int) -> Store:
+    """The store of the data, converted first if it is not one."""
+    from twin_env.episodes import list_episodes, read_episode
+    from twin_train.commands.data import parse_size
+    from twin_train.conversion import open_or_build_store
+    from twin_train.store import is_store, open_store
+
+    cameras = dict(config.policy.cameras)
+    for word in args.camera:
+        name, _, size = word.partition("=")
+        cameras[name] = parse_size(word, size)
+    if not cameras and is_store(args.data):
+        cameras = dict(open_store(args.data).cameras)
+    elif not cameras:
+        first = read_episode(list_episodes(args.data)[0])
+        cameras = {name: first.shape_of(name)[:2] for name in first.cameras}
+    return open_or_build_store(
+        args.data, None, cameras, workers=threads, quiet=False, episodes=args.episodes
+    )

@@ -1,0 +1,156 @@
+"""What `train.features` means: feature stores found or made, and put in place of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twin_policy.backbones import VisionBackbone
+from twin_policy.config import PolicyConfig
+from twin_policy.encoders import ObsEncoder
+from twin_policy.pretrained import is_tower
+from twin_train.dataset import Windows
+from twin_train.extraction import extract, features_folder
+from twin_train.features import (
+    DTYPES,
+    FeaturesError,
+    FeatureStore,
+    Wanted,
+    check_serves,
+    is_feature_store,
+    open_features,
+    read_features,
+    wanted_of,
+)
+from twin_train.store import Store
+
+AUTO = "auto"
+
+
+def check_trainable_from_features(config: PolicyConfig) -> None:
+    """Raises `ValueError` unless what the backbone gives depends on the stored picture alone."""
+    encoder = config.encoder
+    live = "or set train.features to null, to run the backbone in training"
+    if not config.cameras:
+        raise ValueError(f"train.features needs cameras, and policy.cameras has none: {live}")
+    if not is_tower(encoder.backbone):
+        raise ValueError(
+            f"train.features is for pretrained towers, one for all cameras, and {encoder.backbone} "
+            f"is trained inside the encoder: choose a tower, {live}"
+        )
+    for name, wanted in (("tuning", "frozen"), ("crop_ratio", 1.0), ("color_jitter", 0.0)):
+        if (value := getattr(encoder, name)) != wanted:
+            raise ValueError(
+                f"train.features needs policy.encoder.{name} {wanted}, because features are "
+                f"computed once of each picture as it is, and it is {value}: set it to {wanted}, "
+                f"{live}"
+            )
+
+
+def use_features(
+    choice: str,
+    encoder: ObsEncoder,
+    tasks: Mapping[str, tuple[Store, Sequence[Windows]]],
+    *,
+    cache_mb: float,
+    device: torch.device,
+    threads: int,
+    quiet: bool,
+    say: Callable[[str], object],
+) -> dict[str, Any]:
+    """Makes the windows of each task hold stored features instead of pictures.
+
+    Args:
+        choice: the value of `train.features`.
+        encoder: with its weights.
+        cache_mb: 10^6 bytes of features of each task that are kept in memory.
+
+    Returns:
+        Task to the store that it learns from, for the provenance.
+
+    Raises:
+        FileNotFoundError, FeaturesError: as `find_features` and `extract`.
+    """
+    wanted = wanted_of(encoder.config, encoder.tower)
+    used = {}
+    for task, (store, windows) in tasks.items():
+        features = find_or_extract(
+            choice,
+            wanted,
+            store,
+            encoder.tower,
+            device=device,
+            threads=threads,
+            quiet=quiet,
+            say=say,
+        )
+        read = read_features(features, wanted, store, cache_mb=cache_mb)
+        for each in windows:
+            each.use_features(read)
+        used[task] = {
+            "store": str(features.path),
+            "backbone_sha256": features.fingerprint,
+            "dtype": features.dtype,
+        }
+    return used
+
+
+def find_features(where: Path, wanted: Wanted, store: Store) -> FeatureStore:
+    """A feature store that serves: `where` itself, or the best one in that folder.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        FeaturesError: none serves; says why of each.
+    """
+    remedy = f"make one with `twinbench features extract {store.path}`, or set train.features: auto"
+    if not where.is_dir():
+        raise FileNotFoundError(f"no feature store {where}: {remedy}")
+    if is_feature_store(where):
+        found = open_features(where)
+        check_serves(found, wanted, store)
+        return found
+    reasons = []
+    paths = [path for path in sorted(where.iterdir()) if is_feature_store(path)]
+    for dtype in DTYPES:
+        for path in paths:
+            try:
+                found = open_features(path)
+                if found.dtype == dtype:
+                    check_serves(found, wanted, store)
+                    return found
+            except FeaturesError as error:
+                reasons.append(str(error))
+    if not reasons:
+        raise FeaturesError(f"{where} holds no feature store: {remedy}")
+    raise FeaturesError(f"no feature store in {where} serves:\n  " + "\n  ".join(reasons))
+
+
+def find_or_extract(
+    choice: str,
+    wanted: Wanted,
+    store: Store,
+    backbone: VisionBackbone,
+    *,
+    device: torch.device,
+    threads: int,
+    quiet: bool,
+    say: Callable[[str], object],
+) -> FeatureStore:
+    """What `train.features` means: a path that must serve, or with `auto` one made if need be.
+
+    Raises:
+        FileNotFoundError, FeaturesError: as `find_features` and `extract`.
+    """
+    if choice != AUTO:
+        return find_features(Path(choice), wanted, store)
+    try:
+        return find_features(features_folder(store), wanted, store)
+    except (FileNotFoundError, FeaturesError):
+        # What is there is of other weights, layers or episodes: it stays, or is gone on with.
+        held = {wanted.layer: (wanted.readout,)}
+        return extract(
+            store, backbone, held=held, device=device, threads=threads, quiet=quiet, say=say
+        )
