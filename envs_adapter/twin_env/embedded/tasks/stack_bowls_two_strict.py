@@ -7,8 +7,6 @@ import numpy as np
 from twin_env.embedded.actor import Actor
 from twin_env.embedded.tasks.stack_bowls_two import NEST_M, stack_bowls_two
 
-AT_REST_M_S = 0.02
-
 
 class stack_bowls_two_strict(stack_bowls_two):
     def check_success(self) -> bool:
@@ -21,5 +19,5 @@ class stack_bowls_two_strict(stack_bowls_two):
         nested = np.linalg.norm(offset[:2]) < 0.015 and abs(offset[2] - NEST_M) < 0.006
         on_table = abs(outer.p[2] - self.table_top_m) < 0.005
         upright = all(pose.rotation[2, 2] > 0.97 for pose in (outer, inner))
-        at_rest = all(bowl.speed_m_s() < AT_REST_M_S for bowl in bowls)
+        at_rest = all(bowl.speed_m_s() < self.settled_speed_m_s for bowl in bowls)
         return bool(nested and on_table and upright and at_rest)
