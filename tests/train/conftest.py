@@ -14,8 +14,9 @@ from twin_train.loop import Result
 from twin_train.run import train_run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
+    """Before each test: a command that one of them ran may have asked for more."""
     torch.set_num_threads(1)
 
 

@@ -33,6 +33,8 @@ def in_processes(count: int, work: Callable[[int], None]) -> None:
             **{"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
         }
+        # A forked process has none of its parent's threads to wait for.
+        torch.set_num_threads(1)
         work(rank)
         torch.distributed.destroy_process_group()
 
