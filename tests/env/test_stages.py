@@ -69,8 +69,11 @@ def recorded(env: EmbeddedTask, *verbs: Any) -> np.ndarray:
     return np.stack(vectors[1:])
 
 
-def test_the_furthest_stage_counts_with_those_before_it_and_never_goes_back() -> None:
+def test_a_stage_counts_after_those_before_it_and_never_goes_back() -> None:
     no, yes = False, True
+    env = scripted((no, yes), (yes, no), (no, yes))
+    still = env.drive_vector()
+    assert reached_after_each(env, [still] * 3) == [0, 1, 2]
     env = scripted((no, no), (yes, no), (no, no), (no, yes), (no, no))
     still = env.drive_vector()
     assert reached_after_each(env, [still] * 5) == [0, 1, 1, 2, 2]
@@ -166,3 +169,22 @@ def test_a_scene_that_does_not_come_to_rest_has_no_layout(env: Any) -> None:
         env.setup_demo(seed=100_000, render=False, **CONFIG)
     assert env.scene_layout() == {}
     assert env.stages_reached == 0
+
+
+def test_a_closed_gripper_pressed_on_an_object_holds_nothing(env: Any) -> None:
+    arm = "left" if env.block.get_pose().p[0] < 0 else "right"
+    top = env.block.get_functional_point(1).p
+    down = env.grasp_actor(env.hammer, arm).steps[0].rotation
+    env.move(env.close_gripper(arm))
+    env.move(env.move_to_pose(arm, top + np.array([0.0, 0.0, 0.05]), down))
+    env.move(env.move_to_pose(arm, top - np.array([0.0, 0.0, 0.01]), down, straight=True))
+    env.move(env.stay(arm, 50))
+    assert env.plan_success
+    assert env.gripper_contacts_m(env.block)
+    assert env.holders(env.block) == set()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5])
+def test_a_seed_is_a_whole_number_from_0(seed: Any) -> None:
+    with pytest.raises(ValueError, match="a whole number from 0 upwards"):
+        make_env(TASK).setup_demo(seed=seed, render=False, **CONFIG)

@@ -12,6 +12,7 @@ from twin_env.embedded.base_task import EmbeddedTask
 from twin_env.embedded.bottles import grasp_lying
 from twin_env.embedded.rotations import rotation_y
 from twin_env.embedded.side_grips import grip_along, level_rotation, with_level_wrist
+from twin_env.embedded.tasks.adjust_bottle import adjust_bottle
 from twin_env.embedded.tasks.dump_bin_bigbin import BIG_AT_M, MIDDLE_M, dump_bin_bigbin
 from twin_env.embedded.tasks.shake_bottle import SWING_RAD, shake_bottle
 from twin_env.embedded.tasks.shake_bottle_strict import SWINGS, Swings, shake_bottle_strict
@@ -140,6 +141,20 @@ def test_a_bottle_is_adjusted_on_its_own_side_and_high_only(seed: int) -> None:
     for x, z, adjusted in ((0.2, 0.95, True), (-0.2, 0.95, False), (0.2, 0.85, False)):
         put(env.bottle, (outwards * x, -0.1, z))
         assert env.check_success() is adjusted
+
+
+@pytest.mark.simulator
+def test_the_strict_rule_wants_the_head_up_and_a_hand_that_holds() -> None:
+    env = task("adjust_bottle_strict")
+    outwards = -1.0 if env.arm_tag == "left" else 1.0
+    put(env.bottle, (outwards * 0.2, -0.1, 0.95))
+    assert adjust_bottle.check_success(env)  # RoboTwin's rule, with the bottle lying in the air.
+    assert not env.check_success()
+    pose = env.bottle.entity.pose
+    pose.q = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
+    env.bottle.entity.set_pose(pose)
+    assert adjust_bottle.check_success(env)
+    assert not env.check_success(), "nobody holds it"
 
 
 @pytest.mark.simulator
