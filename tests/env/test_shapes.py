@@ -31,13 +31,18 @@ def test_a_turned_surface_has_its_volume_and_looks_outwards() -> None:
 
 
 def test_a_vessel_is_a_closed_surface_and_one_wall_piece_a_sector() -> None:
-    seen, bottom, *wall = shapes.vessel(OUTSIDE, INSIDE, STEEL)
-    assert seen.mesh is not None
+    shell, hollow, bottom, *wall = shapes.vessel(OUTSIDE, INSIDE, STEEL)
+    assert shell.mesh is not None
+    assert hollow.mesh is not None
     assert bottom.mesh is not None
     assert len(wall) == shapes.SECTORS * (len(OUTSIDE) - 1)
     # Each edge is shared by two triangles, after vertices at one place are taken as one.
-    places = np.unique(np.round(seen.mesh.vertices_m, 6), axis=0, return_inverse=True)[1]
-    triangles = places.reshape(-1)[seen.mesh.triangles]
+    vertices_m = np.concatenate([shell.mesh.vertices_m, hollow.mesh.vertices_m])
+    corners = np.concatenate(
+        [shell.mesh.triangles, hollow.mesh.triangles + len(shell.mesh.vertices_m)]
+    )
+    places = np.unique(np.round(vertices_m, 6), axis=0, return_inverse=True)[1]
+    triangles = places.reshape(-1)[corners]
     triangles = [t for t in triangles.tolist() if len(set(t)) == 3]
     edges = Counter(frozenset(pair) for a, b, c in triangles for pair in ((a, b), (b, c), (c, a)))
     assert set(edges.values()) == {2}

@@ -228,7 +228,10 @@ def test_a_faulty_episode_is_named_and_the_others_stay(
         build(tmp_path / "episodes", workers=2)
     assert raised.value.path == paths[3]
     target = default_store_path(tmp_path / "episodes", SIZES)
-    assert set(episode_folders(target)) >= {0, 1}
+    # The faulty one is begun after two others are done; the third may still be under way.
+    converted = set(episode_folders(target))
+    assert len(converted) >= 2
+    assert converted <= {0, 1, 2}
     with pytest.raises(EpisodeFileError, match=r"episode0.*front_camera.*unknown camera"):
         build(tmp_path / "episodes", {"front_camera": (4, 4)})
 
