@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 Entry = TypeVar("Entry", bound=Callable[..., object])
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> ValueError:
-    """The error to raise for `name`, which is none of the `choices`."""
+def unknown(kind: str, name: object, choices: Iterable[str]) -> ValueError:
+    """The error to raise for `name`, of any type, which is none of the `choices`."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")
 

@@ -115,6 +115,11 @@ def test_another_environment_is_refused_by_the_part_that_differs(recorded: Path)
         collect(recording(recorded, save_freq=30), episodes=4, workers=1)
 
 
+def test_keys_that_no_episode_depends_on_may_change(recorded: Path) -> None:
+    same = recording(recorded, save_path="elsewhere", language_num=1)
+    assert len(collect(same, episodes=3, workers=1)) == 3
+
+
 def test_a_deleted_episode_is_recorded_again(recorded: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(recorded, folder)
