@@ -1,0 +1,1 @@
+"""Sweeps: one YAML in, one ablation table out."""
