@@ -3,6 +3,12 @@
 docs/statistics.md says what each is for, and shows how they were checked.
 """
 
+from twin_eval.statistics.clustered import (
+    clustered_difference_interval,
+    clustered_rate_interval,
+    mean_interval,
+    sign_flip_p_value,
+)
 from twin_eval.statistics.intervals import clopper_pearson_interval, wilson_interval
 from twin_eval.statistics.multiple import compact_letter_display, holm
 from twin_eval.statistics.paired import PairCounts, mcnemar_exact, paired_difference_interval
@@ -32,6 +38,8 @@ __all__ = [
     "anytime_p_values",
     "barnard_exact",
     "clopper_pearson_interval",
+    "clustered_difference_interval",
+    "clustered_rate_interval",
     "compact_letter_display",
     "decide",
     "e_process",
@@ -39,8 +47,10 @@ __all__ = [
     "holm",
     "mcnemar_exact",
     "mcnemar_power",
+    "mean_interval",
     "pair_probabilities",
     "paired_difference_interval",
+    "sign_flip_p_value",
     "smallest_difference",
     "stopping_time",
     "unpaired_difference",
