@@ -178,6 +178,11 @@ class VisionBackbone(nn.Module):
         """How many layers have numbers: all but `final`."""
         return len(self.widths) - 1
 
+    @property
+    def layer_blocks(self) -> dict[str, nn.Module]:
+        """Name of a numbered layer to the part of the network that makes it of the one before."""
+        return dict(zip(self.layer_names, self._blocks(), strict=False))
+
     def layer_name(self, layer: int | str) -> str:
         """A layer by number (from 0, or from the end below 0) or by name; `final` by name only.
 
