@@ -23,6 +23,7 @@ from twin_eval.policies import (
     find_policy,
     read_training_progress,
     read_usr_args,
+    read_weights_source,
 )
 from twin_eval.provenance import describe_host, git_state
 from twin_eval.seed_plan import PlanEntry
@@ -97,6 +98,12 @@ def training_of(cell: Cell) -> str:
     return read_training_progress(Path(checkpoint)) if checkpoint else ""
 
 
+def weights_of(cell: Cell) -> str:
+    """Where the weights of the checkpoint's pretrained network came from; empty if not told."""
+    checkpoint = cell.policy.usr_args["checkpoint_path"]
+    return read_weights_source(Path(checkpoint)) if checkpoint else ""
+
+
 def define(cell: Cell, settings: Settings) -> dict[str, Any]:
     """What makes this run this run: it must not change within a run folder."""
     definition: dict[str, Any] = {
@@ -148,6 +155,7 @@ def open_works(
                         **host,
                         "checkpoint_path": cell.policy.usr_args["checkpoint_path"],
                         "training": training_of(cell),
+                        "weights": weights_of(cell),
                         "policy_git": git_state(cell.policy.folder),
                     },
                     planned=settings.episodes,

@@ -22,6 +22,9 @@ reset_model(model)."""
 
 SETTINGS_FILE = "deploy_policy.yml"
 
+RANDOM_WEIGHTS = "random weights"
+"""What a checkpoint says of a network that is usually pretrained and here was not."""
+
 HARNESS_KEYS = (
     "policy_name",
     "task_name",
@@ -165,6 +168,16 @@ def _digest(named: Mapping[str, Path]) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def read_weights_source(checkpoint: Path) -> str:
+    """Where the pretrained network's weights came from, as the checkpoint says; empty if it says
+    nothing. E.g. `hub:openai`, a path, or `RANDOM_WEIGHTS`."""
+    try:
+        values = json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8"))
+        return str(values["backbone_weights"]["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def read_training_progress(checkpoint: Path) -> str:

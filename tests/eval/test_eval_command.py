@@ -61,15 +61,21 @@ def test_global_generators_depend_on_the_episode_alone(tmp_path: Path) -> None:
 def test_the_checkpoint_is_named_before_the_run(tmp_path: Path) -> None:
     checkpoint = tmp_path / "weights"
     checkpoint.mkdir()
-    provenance = {"steps": 26, "train_config": {"num_steps": 60}}
+    weights = "random weights"
+    provenance = {
+        "steps": 26,
+        "train_config": {"num_steps": 60},
+        "backbone_weights": {"source": weights},
+    }
     (checkpoint / "provenance.json").write_text(json.dumps(provenance))
     status, output = evaluate(tmp_path, "--checkpoint", str(checkpoint), episodes=1)
     assert status == 0, output
     training = "26 of 60 steps: training has not finished"
-    assert f"checkpoint of scripted: {checkpoint} ({training})" in output
+    assert f"checkpoint of scripted: {checkpoint} ({training}) ({weights})" in output
+    assert f"scripted ({weights})" in output
     session = json.loads((tmp_path / "run" / "journal.jsonl").read_text().splitlines()[0])
     assert session["kind"] == "session"
-    assert session["training"] == training
+    assert (session["training"], session["weights"]) == (training, weights)
 
 
 def test_kill_9_and_resume_loses_and_doubles_nothing(undisturbed: Path, tmp_path: Path) -> None:

@@ -137,3 +137,12 @@ def test_unfinished_training_is_told(tmp_path: Path) -> None:
     assert policies.read_training_progress(tmp_path) == told
     path.write_text(json.dumps({"steps": 60, "train_config": {"num_steps": 60}}))
     assert policies.read_training_progress(tmp_path) == ""
+
+
+def test_random_weights_are_told(tmp_path: Path) -> None:
+    assert policies.read_weights_source(tmp_path) == ""
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"backbone_weights": {"source": "random weights"}}))
+    assert policies.read_weights_source(tmp_path) == policies.RANDOM_WEIGHTS
+    path.write_text(json.dumps({"backbone_weights": None}))
+    assert policies.read_weights_source(tmp_path) == ""

@@ -4,9 +4,10 @@ import csv
 import dataclasses
 import io
 import random
+from pathlib import Path
 
 import pytest
-from record_fixtures import make_cell
+from record_fixtures import make_cell, write_run
 from record_fixtures import make_record as record
 
 from twin_eval.records import PARTS, record_from_dict, record_to_dict
@@ -17,6 +18,7 @@ from twin_eval.report import (
     summarise,
     summary_csv,
     summary_text,
+    write_report,
 )
 
 
@@ -129,7 +131,7 @@ def test_episode_columns_hold_what_was_recorded_and_times_come_last() -> None:
 def test_summary_keeps_its_columns() -> None:
     header = summary_csv(summarise([record()])).splitlines()[0].split(",")
     wanted = """task config policy n successes rate wilson_low wilson_high clopper_pearson_low
-        clopper_pearson_high errors mean_steps median_success_step clamped_actions wall_s"""
+        clopper_pearson_high errors mean_steps median_success_step clamped_actions wall_s weights"""
     assert header == wanted.split()
 
 
@@ -137,3 +139,21 @@ def test_table_shows_n_and_interval() -> None:
     text = summary_text(summarise([record(i) for i in range(8)] + [record(8, "failure")]))
     assert "88.9% [56.5, 98.0]" in text
     assert {len(line) for line in text.splitlines()} == {len(text.splitlines()[0])}
+
+
+def test_random_weights_show_in_names_notes_and_tables(tmp_path: Path) -> None:
+    """And an older journal, which says nothing of weights, still opens."""
+    session = {"weights": "random weights", "checkpoint_path": "weights/clip"}
+    write_run(tmp_path / "clip", [record(0, policy="clip")], session=session)
+    write_run(tmp_path / "known", [record(0, policy="known")], session={"weights": "hub:openai"})
+    write_run(tmp_path / "old", [record(0, policy="old")])
+    files = write_report([tmp_path], tmp_path / "out", baseline="clip", drawn=False)
+    named = {row.policy: row.weights for row in files.rows}
+    assert named == {"clip (random weights)": "random weights", "known": "hub:openai", "old": ""}
+    assert {one.b for one in files.comparisons} == {"clip (random weights)"}
+    (note,) = [note for note in files.notes if "random ones" in note]
+    assert note.startswith("clip (random weights): ")
+    lines = lines_of((tmp_path / "out" / "summary.csv").read_text())
+    assert {line["policy"]: line["weights"] for line in lines} == named
+    (line, *_) = lines_of((tmp_path / "out" / "episodes.csv").read_text())
+    assert line["policy"] == "clip (random weights)"

@@ -20,7 +20,7 @@ from twin_env.workers import fair_share_mb
 from twin_eval.cells import Cell, Limits, Work, check_policies_load
 from twin_eval.commands.eval_arguments import EPISODES, add_arguments
 from twin_eval.environments import EnvironmentSpec
-from twin_eval.evaluation import Settings, make_cell, open_works, training_of
+from twin_eval.evaluation import Settings, make_cell, open_works, training_of, weights_of
 from twin_eval.journal import JournalError, find_runs
 from twin_eval.live import CellProgress, EpisodeDisplay
 from twin_eval.records import EpisodeRecord
@@ -32,6 +32,7 @@ from twin_eval.report import (
     summary_text,
     write_report,
 )
+from twin_eval.report.runs import label_weights
 from twin_eval.runner import run_works
 from twin_eval.seed_plan import PlanEntry, complete_plan
 from twin_eval.stopping import EarlyStop
@@ -164,9 +165,9 @@ def place(
 
 def announce(cell: Cell) -> None:
     """Says which checkpoint is evaluated."""
-    checkpoint, training = cell.policy.usr_args["checkpoint_path"], training_of(cell)
+    checkpoint = cell.policy.usr_args["checkpoint_path"]
     if checkpoint:
-        said = f" ({training})" if training else ""
+        said = "".join(f" ({word})" for word in (training_of(cell), weights_of(cell)) if word)
         print(f"checkpoint of {cell.policy.name}: {checkpoint}{said}", flush=True)
 
 
@@ -286,7 +287,10 @@ def report(works: Sequence[Work], root: Path, *, drawn: bool) -> int:
     files = write_report(folders_of_report(works, root), root, drawn=drawn)
     print()
     print(summary_text(files.rows))
-    ours = {(work.cell.environment.task, work.cell.policy.name) for work in works}
+    ours = {
+        (work.cell.environment.task, label_weights(work.cell.policy.name, weights_of(work.cell)))
+        for work in works
+    }
     for one in files.comparisons:
         if (one.task, one.a) in ours or (one.task, one.b) in ours:
             print(f"  {describe_comparison(one)}")

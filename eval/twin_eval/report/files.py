@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twin_env.files import write_text
+from twin_eval.policies import RANDOM_WEIGHTS
 from twin_eval.report.comparison import Comparison, compare, order_policies
 from twin_eval.report.comparison_tables import (
     comparison_csv,
@@ -20,7 +21,7 @@ from twin_eval.report.robustness import (
     robustness_csv,
     robustness_markdown,
 )
-from twin_eval.report.runs import Evidence, Run, gather, load_runs
+from twin_eval.report.runs import Evidence, Run, gather, label_weights, load_runs
 from twin_eval.report.tables import (
     SummaryRow,
     clamped_note,
@@ -99,7 +100,13 @@ def write_report(
     folders = [run for run in runs if not isinstance(run, Run)]
     evidence = gather([*loaded, *(load_runs(folders) if folders else [])])
     policies = order_policies(evidence.records)
-    rows = sort_rows(summarise(evidence.records, confidence=confidence), policies)
+    rows = [
+        replace(row, weights=evidence.weights.get((row.task, row.config, row.policy), ""))
+        for row in sort_rows(summarise(evidence.records, confidence=confidence), policies)
+    ]
+    if baseline is not None and baseline not in policies:
+        random = label_weights(baseline, RANDOM_WEIGHTS)
+        baseline = random if random in policies else baseline
     comparisons = compare(evidence, confidence=confidence, baseline=baseline)
     texts = {"episodes.csv": episodes_csv(evidence.records), "summary.csv": summary_csv(rows)}
     if comparisons:

@@ -358,7 +358,7 @@ def _cell(label: str, run: Run, names: Mapping[tuple[str, str], str]) -> dict[st
         "finished": f"{len(run.records)} of {run.planned}",
         "checkpoint": run.records[0].checkpoint,
         "checkpoint_path": session.get("checkpoint_path") or "",
-        "training": session.get("training") or "",
+        "training": ", ".join(filter(None, [session.get("training"), run.weights])),
         "commit": _commit(session.get("policy_git")),
         "noise_seed": run.definition.get("noise_seed", ""),
     }

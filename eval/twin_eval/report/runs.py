@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from twin_eval.journal import (
     read_planned,
     read_sessions,
 )
+from twin_eval.policies import RANDOM_WEIGHTS
 from twin_eval.records import EpisodeRecord
 from twin_eval.report.tables import Cell, cell_of
 
@@ -40,6 +41,12 @@ class Run:
     def cell(self) -> Cell:
         """Task, config and policy. Only a run with an episode has one."""
         return cell_of(self.records[0])
+
+    @property
+    def weights(self) -> str:
+        """Where the weights of its pretrained network came from; empty if nothing says so."""
+        told = [str(session["weights"]) for session in self.sessions if session.get("weights")]
+        return told[-1] if told else ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ class Evidence:
     """Fingerprint of what each cell was played in."""
     notes: tuple[str, ...]
     """What a reader must know beside the numbers."""
+    weights: Mapping[Cell, str] = field(default_factory=dict)
+    """Where the weights of each cell's pretrained network came from, where that is told."""
 
 
 def load_runs(folders: Iterable[Path]) -> list[Run]:
@@ -112,7 +121,9 @@ def gather(runs: Sequence[Run]) -> Evidence:
         raise ValueError("there is nothing to report: not one episode is finished in these runs")
     records: list[EpisodeRecord] = []
     watched: dict[Stop, dict[str, str]] = {}
-    labels = _labels(runs)
+    labels = [
+        label_weights(label, run.weights) for label, run in zip(_labels(runs), runs, strict=True)
+    ]
     for run, label in zip(runs, labels, strict=True):
         for stop in _find_stops(run):
             watched.setdefault(stop, {})[run.cell[2]] = label
@@ -121,8 +132,11 @@ def gather(runs: Sequence[Run]) -> Evidence:
             task = run.cell[0]
             notes.append(f"{label} on {task}: {len(kept)} of {run.planned} episodes are finished.")
         records += kept
-    if labels != [run.cell[2] for run in runs]:
+    if _labels(runs) != [run.cell[2] for run in runs]:
         notes.append("Runs of one name are told apart by their folders, in brackets.")
+    notes += weights_notes(
+        label for run, label in zip(runs, labels, strict=True) if run.weights == RANDOM_WEIGHTS
+    )
     return Evidence(
         runs=tuple(zip(labels, runs, strict=True)),
         records=tuple(sorted(records, key=lambda r: (*cell_of(r), r.index))),
@@ -136,7 +150,27 @@ def gather(runs: Sequence[Run]) -> Evidence:
             for run, label in zip(runs, labels, strict=True)
         },
         notes=tuple(notes),
+        weights={
+            (*run.cell[:2], label): run.weights
+            for run, label in zip(runs, labels, strict=True)
+            if run.weights
+        },
     )
+
+
+def label_weights(label: str, weights: str) -> str:
+    """The label, which says so where the weights of a pretrained network are random ones."""
+    return f"{label} ({weights})" if weights == RANDOM_WEIGHTS else label
+
+
+def weights_notes(labels: Iterable[str]) -> list[str]:
+    """What to know of policies whose pretrained network was never trained; none without any."""
+    names = ", ".join(dict.fromkeys(labels))
+    note = (
+        f"{names}: the weights of the pretrained network are random ones, as its checkpoint says. "
+        "The rates tell nothing about that network with its real weights."
+    )
+    return [note] if names else []
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

@@ -76,6 +76,8 @@ class SummaryRow:
     """Actions of all episodes that lay beyond what the arms can do and were clamped."""
     wall_s: float
     """Wall time of all episodes added up (with W workers, about W times the run's), seconds."""
+    weights: str = ""
+    """Where the weights of the policy's pretrained network came from; empty if not told."""
 
 
 def cell_of(record: EpisodeRecord) -> Cell:
