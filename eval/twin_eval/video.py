@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from twin_eval.mp4 import BAR_HEIGHT, MIN_WIDTH, Array, Canvas, frame_size, write_mp4
+from twin_env.mp4 import BAR_HEIGHT, MIN_WIDTH, Array, Canvas, frame_size, write_mp4
 from twin_eval.records import Outcome
 
 logger = logging.getLogger(__name__)

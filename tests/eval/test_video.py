@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from twin_env.mp4 import BAR_HEIGHT, COLOURS, FPS, write_mp4
 from twin_eval import video
-from twin_eval.mp4 import BAR_HEIGHT, COLOURS, FPS, write_mp4
 from twin_eval.records import Outcome
 from twin_eval.video import HOLD_FRAMES, Film, VideoMode
 

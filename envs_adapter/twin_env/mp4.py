@@ -87,12 +87,22 @@ def frame_size(views: Sequence[Array]) -> tuple[int, int]:
 
 
 def write_mp4(
-    path: Path, frames: Iterable[memoryview], starts: Sequence[int], *, width: int, height: int
+    path: Path,
+    frames: Iterable[memoryview],
+    starts: Sequence[int],
+    *,
+    width: int,
+    height: int,
+    timeout_s: float | None = TIMEOUT_S,
 ) -> float:
     """Writes H.264 frames (planar YUV 4:2:0), each shown from its start on, counted in 1/FPS s.
 
     The first starts at 0; the last is shown for 1/FPS s. Each frame is done with before the next is
     asked for. Returns the encoder's CPU time in seconds.
+
+    Args:
+        timeout_s: after which an encoder that has not ended counts as one that hangs; None where
+            the frames themselves take long to make.
 
     Raises:
         RuntimeError: if the encoder fails or hangs.
@@ -111,8 +121,9 @@ def write_mp4(
         encoder = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, bufsize=0
         )
-        deadline = threading.Timer(TIMEOUT_S, encoder.kill)
-        deadline.start()
+        deadline = threading.Timer(timeout_s or 0, encoder.kill)
+        if timeout_s is not None:
+            deadline.start()
         try:
             _feed(encoder, frames)
         finally:
