@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from twin_policy.backbones import FINAL, VisionBackbone, registry
 from twin_policy.backbones.attention import attention_layers, encode_with_attention
 
-WITH = (
-    "clip_vit_b32",
-    "clip_vit_b16",
-    "clip_vit_l14",
-    "dinov3_vit_b16",
-    "timm:vit_base_patch16_224",
-)
+TIMM = ("dinov3_vit_b16", "timm:vit_base_patch16_224")
+WITH = ("clip_vit_b32", "clip_vit_b16", "clip_vit_l14", *TIMM)
+"""Entries with a class token."""
 
 
 @pytest.fixture(scope="module", params=TOWERS)
