@@ -46,6 +46,9 @@ class EncoderConfig:
     pretrained_backbone_weights: str | None = None
     """For a pretrained backbone: a local file or folder, `hub:` and a tag, or `random` to go
     without. Read when training starts; a checkpoint holds what came of them."""
+    weights_seed: int | None = None
+    """Of `random` weights: every training that names the same one starts from the same backbone,
+    whatever its own seed is, and so can share its features. Null: they come from `train.seed`."""
     tag: str | None = None
     """Of the weights, where neither their name nor the backbone's tells it."""
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +93,13 @@ class EncoderConfig:
             raise ValueError(f"crop_ratio must be in (0, 1], and is {self.crop_ratio}")
         if not 0 <= self.color_jitter < 1:
             raise ValueError(f"color_jitter must be in [0, 1), and is {self.color_jitter}")
+        random_weights = self.pretrained_backbone_weights == "random"
+        if self.weights_seed is not None and (self.weights_seed < 0 or not random_weights):
+            raise ValueError(
+                "weights_seed is of random weights, at least 0, and is "
+                f"{self.weights_seed} with {self.pretrained_backbone_weights!r}: set "
+                "pretrained_backbone_weights to random, or weights_seed to null"
+            )
         if self.state_noise < 0:
             raise ValueError(f"state_noise must not be negative, and is {self.state_noise}")
         for name in ("spatial_softmax_num_keypoints", "feature_dim", "trainable_blocks"):

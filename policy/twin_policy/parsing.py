@@ -98,21 +98,39 @@ def set_keys(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: no equals sign, or a path through something that is not a mapping.
     """
-    changed = plain(values)
+    changed: dict[str, Any] = plain(values)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set takes key=value, as in train.batch_size=64: {assignment!r}")
-        *parents, last = path.strip().split(".")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from error
+        changed = set_values(changed, {path.strip(): value}, said="--set ")
+    return changed
+
+
+def set_values(
+    values: Mapping[str, Any], settings: Mapping[str, Any], *, said: str = ""
+) -> dict[str, Any]:
+    """A copy of `values` with dotted keys set.
+
+    Args:
+        said: what stands before a key where the user wrote it, for messages.
+
+    Raises:
+        ConfigError: a path through something that is not a mapping.
+    """
+    changed: dict[str, Any] = plain(values)
+    for path, value in settings.items():
+        *parents, last = path.split(".")
         place = changed
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise ConfigError(f"--set {path}: {parent!r} holds a value, not a mapping")
-        try:
-            place[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from error
+                raise ConfigError(f"{said}{path}: {parent!r} holds a value, not a mapping")
+        place[last] = plain(value)
     return changed
 
 

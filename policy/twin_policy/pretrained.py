@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 from twin_policy.backbones import BACKBONES, Backbone, Recipe, VisionBackbone, registry
 from twin_policy.backbones.convolutional import (
     RESNET_DROPPED,
@@ -93,11 +95,21 @@ def _recipe(config: EncoderConfig, weights: str | None = None) -> Recipe:
 
 
 def build_backbone(config: EncoderConfig) -> VisionBackbone:
-    """With fresh weights from torch's global generator; of a config that is complete.
+    """With fresh weights; of a config that is complete.
+
+    They come from torch's global generator, or are those of `weights_seed`, if there is one.
 
     Raises:
         ValueError: an unknown backbone, or a size that its patches do not divide.
     """
+    if config.weights_seed is None:
+        return _build_fresh(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.weights_seed)
+        return _build_fresh(config)
+
+
+def _build_fresh(config: EncoderConfig) -> VisionBackbone:
     recipe = _recipe(config)
     if is_tower(config.backbone) or recipe.size or recipe.overrides:
         return registry.build(recipe)

@@ -100,7 +100,9 @@ def test_missing_weights_end_the_training_before_it_begins(
         raise OSError("no route")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
-    monkeypatch.setattr(training, "_open_store", lambda *_, **__: pytest.fail("data were opened"))
+    monkeypatch.setattr(
+        training, "open_run_store", lambda *_, **__: pytest.fail("data were opened")
+    )
     for weights, message in (
         ("hub:openai", r"(?s)hub:openai: open_clip_model.*`hf download timm/vit_base_patch32_clip"),
         ("no/such.pt", r"no weight file no/such\.pt: set"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from twin_policy.config import PolicyConfig
 from twin_policy.names import unknown
-from twin_policy.parsing import parse, read_yaml, set_keys
+from twin_policy.parsing import parse, read_yaml, set_keys, set_values
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,16 @@ def config_folder() -> Path:
     return here if here.is_dir() else Path(__file__).parents[2] / here
 
 
-def load_run_config(name: str, assignments: list[str] | None = None) -> RunConfig:
+def load_run_config(
+    name: str,
+    assignments: list[str] | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
     """Reads a policy config by name or path and applies `key=value` assignments.
+
+    Args:
+        settings: dotted keys to values, set before the assignments.
 
     Raises:
         ValueError: no such config, with the nearest match; or something wrong in it.
@@ -198,5 +207,5 @@ def load_run_config(name: str, assignments: list[str] | None = None) -> RunConfi
             raise unknown("policy config", name, known)
     elif not path.is_file():
         raise FileNotFoundError(f"no policy config {path}")
-    values: dict[str, Any] = set_keys(read_yaml(path), assignments or [])
+    values = set_keys(set_values(read_yaml(path), settings or {}), assignments or [])
     return parse(RunConfig, values, source=str(path))

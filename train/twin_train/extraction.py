@@ -46,6 +46,10 @@ JSON_BYTES = 420
 """About what the two JSON files beside an array take."""
 
 
+Shapes = Mapping[str, Mapping[tuple[str, str], tuple[int, ...]]]
+"""Camera to (layer, readout) to the shape of one frame's."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What an extraction is about to write."""
@@ -55,8 +59,7 @@ class Plan:
     held: Mapping[str, tuple[str, ...]]
     """Layer to its readouts."""
     dtype: Dtype
-    shapes: Mapping[str, Mapping[tuple[str, str], tuple[int, ...]]]
-    """Camera to (layer, readout) to the shape of one frame's."""
+    shapes: Shapes
     grids: Mapping[str, Mapping[str, Size]]
     """Camera to layer to the (h, w) of its tokens."""
 
@@ -71,10 +74,9 @@ class Plan:
     @property
     def n_bytes(self) -> int:
         """What the missing episodes will take."""
-        arrays = [shape for of_camera in self.shapes.values() for shape in of_camera.values()]
-        width = 2 if self.dtype == "bf16" else 4
-        frame = width * sum(int(np.prod(shape)) for shape in arrays)
-        return self.n_frames * frame + len(self.missing) * (len(arrays) + 1) * JSON_BYTES
+        return count_bytes(
+            self.shapes, frames=self.n_frames, episodes=len(self.missing), dtype=self.dtype
+        )
 
     def describe(self) -> str:
         kinds = sorted({kind for kinds in self.held.values() for kind in kinds})
@@ -84,6 +86,13 @@ class Plan:
             f"{len(self.shapes)} cameras = {self.n_pictures} pictures; {len(self.held)} layers, "
             f"{', '.join(kinds)}, {self.dtype}: {in_words(self.n_bytes)} ({in_words(each)} each)"
         )
+
+
+def count_bytes(shapes: Shapes, *, frames: int, episodes: int, dtype: Dtype) -> int:
+    """What so many frames of so many episodes take on disk."""
+    arrays = [shape for of_camera in shapes.values() for shape in of_camera.values()]
+    frame = (2 if dtype == "bf16" else 4) * sum(int(np.prod(shape)) for shape in arrays)
+    return frames * frame + episodes * (len(arrays) + 1) * JSON_BYTES
 
 
 def in_words(n_bytes: float) -> str:
@@ -239,16 +248,23 @@ def _prepare(
 
 
 def _plan(features: FeatureStore, store: Store, backbone: VisionBackbone) -> Plan:
-    """Shapes are those of a black picture's features."""
     done = features.episodes
-    shapes: dict[str, dict[tuple[str, str], tuple[int, ...]]] = {}
-    grids: dict[str, dict[str, Size]] = {}
-    for camera, size in features.cameras.items():
-        black = torch.zeros((1, *size, 3), dtype=torch.uint8)
-        found, grids[camera] = _read(backbone, black, features.held)
-        shapes[camera] = {key: tuple(values.shape[1:]) for key, values in found.items()}
+    shapes, grids = measure_shapes(backbone, features.cameras, features.held)
     missing = tuple(episode for episode in store.episodes if episode.number not in done)
     return Plan(features.path, missing, features.held, features.dtype, shapes, grids)
+
+
+def measure_shapes(
+    backbone: VisionBackbone, cameras: Mapping[str, Size], held: Mapping[str, Sequence[str]]
+) -> tuple[Shapes, dict[str, dict[str, Size]]]:
+    """Shapes of a black picture's features, and camera to layer to the grid of its tokens."""
+    shapes: dict[str, dict[tuple[str, str], tuple[int, ...]]] = {}
+    grids: dict[str, dict[str, Size]] = {}
+    for camera, size in cameras.items():
+        black = torch.zeros((1, *size, 3), dtype=torch.uint8)
+        found, grids[camera] = _read(backbone, black, held)
+        shapes[camera] = {key: tuple(values.shape[1:]) for key, values in found.items()}
+    return shapes, grids
 
 
 def check_disk(plan: Plan) -> None:

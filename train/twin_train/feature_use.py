@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from twin_policy.backbones import VisionBackbone
-from twin_policy.config import PolicyConfig
+from twin_policy.config import EncoderConfig, PolicyConfig
 from twin_policy.encoders import ObsEncoder
-from twin_policy.pretrained import is_tower
+from twin_policy.pretrained import build_backbone, is_tower, load_tower
 from twin_train.dataset import Windows
 from twin_train.extraction import extract, features_folder
 from twin_train.features import (
@@ -22,9 +23,9 @@ from twin_train.features import (
     check_serves,
     is_feature_store,
     open_features,
-    read_features,
     wanted_of,
 )
+from twin_train.sharing import Shared
 from twin_train.store import Store
 
 AUTO = "auto"
@@ -50,6 +51,23 @@ def check_trainable_from_features(config: PolicyConfig) -> None:
             )
 
 
+def make_tower(encoder: EncoderConfig, *, seed: int) -> VisionBackbone:
+    """The tower as a training of this seed has it, with its weights, random ones included.
+
+    Args:
+        encoder: resolved, of a tower.
+
+    Raises:
+        WeightsError: weights that are missing or do not fit.
+    """
+    encoder = replace(encoder, tuning="frozen", shared_backbone=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(encoder)
+    load_tower([backbone], encoder)
+    return backbone.eval()
+
+
 def use_features(
     choice: str,
     encoder: ObsEncoder,
@@ -60,6 +78,7 @@ def use_features(
     threads: int,
     quiet: bool,
     say: Callable[[str], object],
+    shared: Shared,
 ) -> dict[str, Any]:
     """Makes the windows of each task hold stored features instead of pictures.
 
@@ -87,7 +106,7 @@ def use_features(
             quiet=quiet,
             say=say,
         )
-        read = read_features(features, wanted, store, cache_mb=cache_mb)
+        read = shared.features(features, wanted, store, cache_mb=cache_mb)
         for each in windows:
             each.use_features(read)
         used[task] = {

@@ -12,43 +12,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 from twin_env.episodes import list_episodes
 from twin_policy.action_space import JointLayout
 from twin_policy.checkpoint import prepare_checkpoint
 from twin_policy.diffusion import ChunkPolicy, count_parameters, parameter_table
 from twin_policy.encoders import check_encoder
-from twin_policy.files import remove_partial, write_text
+from twin_policy.files import remove_partial
 from twin_policy.normalizer import Normalizer
-from twin_policy.parsing import differences, parse, plain, read_yaml
+from twin_policy.parsing import plain
 from twin_policy.policies import TaskSpec, create_policy, statistics_group
 from twin_policy.pretrained import complete, is_tower, resolve
 from twin_policy.specs import TaskEntry
 from twin_train.card import write_card
+from twin_train.claim import RunConflict, claim
 from twin_train.config import RunConfig
-from twin_train.conversion import open_or_build_store
-from twin_train.dataset import Windows, fit_normalizer, read_transitions, split_episodes
+from twin_train.dataset import Windows, fit_normalizer, split_episodes
 from twin_train.feature_use import check_trainable_from_features, use_features
 from twin_train.figure import draw_losses
 from twin_train.log import LOG, check_wandb, read_log
 from twin_train.loop import BEST, Result, TaskWindows, train
 from twin_train.processes import in_turn, open_accelerator
+from twin_train.sharing import Shared
 from twin_train.state import STATE
 from twin_train.store import Store, is_store
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+__all__ = ["RunConflict", "build_policy", "open_run_store", "resolve_config", "train_run"]
+
 LOGGER = logging.getLogger(__name__)
-RUN = "run.yaml"
 RANDOM_WEIGHTS = "random weights"
-NOT_OF_THE_RESULT = ("grad_accum_steps", "wandb", "image_cache_mb", "features")
-"""Settings that may change from one session of a run to the next."""
-
-
-class RunConflict(ValueError):
-    """The output folder holds another run."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,7 @@ def train_run(
     threads: int,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
+    shared: Shared | None = None,
 ) -> Result:
     """Trains a policy, or goes on training the one in `folder`.
 
@@ -87,6 +83,7 @@ def train_run(
         name: of the policy config, for the figure's title.
         episodes: use this many of the episodes of each task, the first ones; all by default.
         env_config: environment config of the episodes, where it is not the default one.
+        shared: what other runs of this process read, too; what comes out does not depend on it.
 
     Raises:
         ValueError: `episodes` is not positive; a policy of one task for several; wandb or a
@@ -99,7 +96,10 @@ def train_run(
     _check_kind(config, list(data))
     if episodes is not None and episodes < 1:
         raise ValueError(f"episodes must be at least 1, and is {episodes}")
-    config = _resolve(config)
+    config = resolve_config(config)
+    if config.policy.cameras:
+        check_encoder(config.policy.cameras, config.policy.encoder)
+    shared = shared or Shared()
     accelerator = open_accelerator(
         device,
         mixed_precision=config.train.mixed_precision,
@@ -110,23 +110,27 @@ def train_run(
 
     def open_stores() -> dict[str, Store]:
         return {
-            task: _open_store(
-                path, task, config, episodes=episodes, env_config=env_config, threads=threads,
-                quiet=quiet,
+            task: open_run_store(
+                path, task, config, shared, episodes=episodes, env_config=env_config,
+                threads=threads, quiet=quiet,
             )
             for task, path in sorted(data.items())
         }  # fmt: skip
 
     stores = in_turn(accelerator, open_stores)
     if accelerator.is_main_process:
-        _claim(folder, config, stores=stores, processes=accelerator.num_processes)
+        fingerprints = {task: store.fingerprint for task, store in stores.items()}
+        claim(folder, config, data_sha256=fingerprints, processes=accelerator.num_processes)
         for written in (folder, folder / BEST, (folder / STATE).parent):
             remove_partial(written)
     budget_mb = config.train.image_cache_mb / len(stores)
     tasks = {
-        task: _cut(task, data[task], store, config, budget_mb, threads=threads, device=device)
+        task: _cut(
+            task, data[task], store, config, shared, cache_mb=budget_mb, threads=threads,
+            device=device,
+        )
         for task, store in stores.items()
-    }
+    }  # fmt: skip
     policy = build_policy(config, tasks)
     weights = policy.encoder.load_pretrained()
     features: dict[str, Any] = {}
@@ -142,6 +146,7 @@ def train_run(
                 threads=threads,
                 quiet=quiet,
                 say=LOGGER.info,
+                shared=shared,
             ),
         )
     policy.encoder.add_adapters(seed=config.train.seed)
@@ -180,15 +185,19 @@ def train_run(
     return result
 
 
-def _resolve(config: RunConfig) -> RunConfig:
-    """With the encoder resolved and its weights looked at, if there are cameras to need one."""
+def resolve_config(config: RunConfig) -> RunConfig:
+    """With all decided that the encoder's config leaves open.
+
+    Raises:
+        ValueError: features are asked for that cannot be; an unknown backbone.
+        WeightsError: a tag that is unknown, missing or contradicted; no such weight file.
+    """
     encoder = complete(config.policy.encoder)
     policy = replace(config.policy, encoder=encoder)
     if config.train.features is not None:
         check_trainable_from_features(policy)
     if policy.cameras:
         policy = replace(policy, encoder=resolve(encoder))
-        check_encoder(policy.cameras, policy.encoder)
     return replace(config, policy=policy)
 
 
@@ -201,20 +210,26 @@ def _check_kind(config: RunConfig, tasks: list[str]) -> None:
         )
 
 
-def _open_store(
+def open_run_store(
     data: Path,
     task: str,
     config: RunConfig,
+    shared: Shared,
     *,
     episodes: int | None,
     env_config: str | None,
     threads: int,
     quiet: bool,
 ) -> Store:
+    """The episodes of a task that a run learns from, converted first where they are not.
+
+    Raises:
+        FileNotFoundError: no episodes, or fewer than asked for.
+    """
     if not is_store(data):
         _check_there(data, task, episodes, env_config)
-    store = open_or_build_store(
-        data, None, config.policy.cameras, workers=threads, quiet=quiet, episodes=episodes
+    store = shared.store(
+        data, config.policy.cameras, episodes=episodes, workers=threads, quiet=quiet
     )
     if episodes is not None and len(store.episodes) < episodes:
         raise ValueError(
@@ -229,8 +244,9 @@ def _cut(
     data: Path,
     store: Store,
     config: RunConfig,
-    cache_mb: float,
+    shared: Shared,
     *,
+    cache_mb: float,
     threads: int,
     device: torch.device,
 ) -> TaskData:
@@ -238,7 +254,7 @@ def _cut(
     split = split_episodes(
         len(store.episodes), val_ratio=config.train.val_ratio, seed=config.train.seed
     )
-    transitions = read_transitions(
+    transitions = shared.transitions(
         store,
         cache_mb=cache_mb,
         threads=threads,
@@ -361,46 +377,6 @@ def _check_there(data: Path, task: str, episodes: int | None, env_config: str | 
         raise FileNotFoundError(f"no episodes in {data}: {remedy}") from error
     if episodes is not None and len(paths) < episodes:
         raise FileNotFoundError(f"{data} holds {len(paths)} episodes, not {episodes}: {remedy}")
-
-
-def _claim(folder: Path, config: RunConfig, *, stores: Mapping[str, Store], processes: int) -> None:
-    """Marks `folder` as this run's, or checks that it is."""
-    settings = plain(config)
-    accumulated = settings["train"]["grad_accum_steps"]
-    for name in NOT_OF_THE_RESULT:
-        del settings["train"][name]
-    run = {
-        "data_sha256": {task: store.fingerprint for task, store in stores.items()},
-        # Two processes do what one does that accumulates two batches.
-        "grad_accum_steps x processes": accumulated * processes,
-        **settings,
-    }
-    path = folder / RUN
-    # Without a state nothing has been trained, and so nothing can be lost.
-    if not path.is_file() or not (folder / STATE).exists():
-        if (folder / STATE).exists():
-            raise RunConflict(f"{folder} holds a training state without {RUN}: use another --out")
-        write_text(path, yaml.safe_dump(run, sort_keys=False))
-        return
-    if changed := differences(_with_new_keys(read_yaml(path)), run):
-        raise RunConflict(
-            f"{folder} holds another run, which differs in:\n  "
-            + "\n  ".join(changed)
-            + "\nGive another --out, or delete that folder to train anew."
-        )
-
-
-def _with_new_keys(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored run, with the defaults of keys that have come since it began."""
-    policy, train = stored.get("policy"), stored.get("train")
-    if not (isinstance(policy, dict) and isinstance(train, dict)):
-        return stored
-    config = parse(RunConfig, {"policy": policy, "train": train}, source=RUN)
-    encoder = complete(config.policy.encoder)
-    settings = plain(replace(config, policy=replace(config.policy, encoder=encoder)))
-    for name in NOT_OF_THE_RESULT:
-        del settings["train"][name]
-    return {**stored, **settings}
 
 
 def _git_revision() -> str:

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     # Activations that die out become denormal numbers, which a CPU multiplies slowly.
     torch.set_flush_denormal(True)
-    with _asked_to_stop() as stop:
+    with asked_to_stop() as stop:
         result = train_run(
             config,
             data=data,
@@ -187,7 +187,7 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
+def asked_to_stop() -> Iterator[list[int]]:
     """A list that fills on the first Ctrl-C or SIGTERM; the second one acts as usual."""
     received: list[int] = []
     before: dict[int, Any] = {
