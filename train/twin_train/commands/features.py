@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twin_train.commands import features_show
+from twin_train.commands.backbone_options import parse_input_size, parse_layer, read_config
+
 if TYPE_CHECKING:
     from twin_policy.backbones import VisionBackbone
     from twin_policy.config import EncoderConfig
@@ -66,9 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     extract.add_argument("--batch-size", type=int, help="pictures; default: 16, on a GPU 256")
     extract.add_argument("--threads", type=int, help="CPU threads; default: all cores")
+    features_show.add_arguments(
+        actions.add_parser("show", help="draw them over the pictures, and the class token's gaze")
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    return features_show.run(args) if args.action == "show" else _extract(args)
+
+
+def _extract(args: argparse.Namespace) -> int:
     for name in ("episodes", "batch_size", "threads"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -108,34 +118,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> RunConfig:
     """What the arguments say, on top of a policy's config or of none."""
-    from twin_policy.parsing import parse, set_keys
-    from twin_train.config import RunConfig, load_run_config
-
-    if args.policy:
-        config = load_run_config(args.policy, args.assignments)
-    elif args.backbone:
-        bare = {"policy": {"cameras": {}, "encoder": {"backbone": args.backbone}}}
-        values = set_keys({**bare, "train": {"num_steps": 1}}, args.assignments)
-        config = parse(RunConfig, values, source="--backbone")
-    else:
-        raise ValueError("which backbone? Give --backbone, or --policy to take a policy's")
     changes = {
         "backbone": args.backbone,
         "pretrained_backbone_weights": args.weights,
         "tag": args.tag,
-        "resize_shape": _parse_input_size(args.size) if args.size else None,
+        "resize_shape": parse_input_size(args.size) if args.size else None,
         "image_normalization": args.normalization,
     }
-    said = {name: value for name, value in changes.items() if value is not None}
-    encoder = replace(config.policy.encoder, **said)
-    return replace(config, policy=replace(config.policy, encoder=encoder))
-
-
-def _parse_input_size(word: str) -> tuple[int, int]:
-    height, _, width = word.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"--size must be HEIGHTxWIDTH, as 224x224, not {word}")
-    return int(height), int(width)
+    return read_config(args.policy, args.backbone, args.assignments, changes)
 
 
 def _make_tower(encoder: EncoderConfig, seed: int) -> VisionBackbone:
@@ -168,14 +158,7 @@ def parse_layers(
     chosen = [default] if words is None else words.split(",")
     if chosen == [ALL]:
         return list(backbone.layer_names)
-    return [_layer(word) for word in chosen]
-
-
-def _layer(word: int | str) -> int | str:
-    try:
-        return int(word)
-    except ValueError:
-        return word
+    return [parse_layer(word) for word in chosen]
 
 
 def _open_data(args: argparse.Namespace, config: RunConfig, threads: int) -> Store:
