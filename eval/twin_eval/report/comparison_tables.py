@@ -29,6 +29,8 @@ LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "−": "$-$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "\n": " ",
 }
 LATEX_RULES = r"""% Rules as in booktabs; plain lines where that package is not loaded.
@@ -224,8 +226,8 @@ def comparison_latex(
     ]
     notes = r" \\ ".join(map(latex, footnotes(comparisons, confidence=confidence)))
     tables = [
-        _latex_table(header, body, "l" * len(header), rates),
-        _latex_table(LATEX_HEADER, lines, "lllrcrrl", differences, notes),
+        latex_table(header, body, "l" * len(header), rates),
+        latex_table(LATEX_HEADER, lines, "lllrcrrl", differences, notes),
     ]
     return "\n".join([LATEX_RULES, *tables])
 
@@ -239,13 +241,15 @@ def latex(words: str) -> str:
     return "".join(LATEX.get(character, character) for character in words)
 
 
-def _latex_table(
+def latex_table(
     header: Sequence[str],
     body: Sequence[Sequence[str]],
     columns: str,
     caption: str,
     notes: str = "",
 ) -> str:
+    """A `table` environment; `columns` are those of its `tabular`, `notes` are LaTeX already."""
+
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(latex, cells)) + r" \\"
 

@@ -44,14 +44,7 @@ def render_page(
     records = evidence.records
     names = name_tasks(cell_of(record)[:2] for record in records)
     videos = find_videos(evidence)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return page_template("page.html.j2").render(
         title=title_of(rows),
         facts=_facts(rows, records, confidence),
         notes=notes,
@@ -74,9 +67,21 @@ def render_page(
         total=len(records),
         tasks=list(names.values()),
         policies=list(dict.fromkeys(row.policy for row in rows)),
-        sessions=_sessions(evidence),
+        sessions=describe_sessions([run for _, run in evidence.runs]),
         cells=[_cell(label, run, names) for label, run in evidence.runs],
     )
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A template of `page_files`; what is put into it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def _robustness(changes: Sequence[ConfigChange], confidence: float) -> dict[str, Any] | None:
@@ -312,13 +317,13 @@ def _episode_data(
     return Markup(text)
 
 
-def _sessions(evidence: Evidence) -> list[dict[str, Any]]:
+def describe_sessions(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Each process that worked on these runs, once, with how many of the episodes are its."""
     counts: dict[str, int] = {}
-    for record in evidence.records:
-        counts[record.session] = counts.get(record.session, 0) + 1
     facts: dict[str, Mapping[str, Any]] = {}
-    for _, run in evidence.runs:
+    for run in runs:
+        for record in run.records:
+            counts[record.session] = counts.get(record.session, 0) + 1
         for session in run.sessions:
             facts.setdefault(str(session["session"]), session)
     return [

@@ -143,10 +143,11 @@ def clamped_note(rows: Sequence[SummaryRow]) -> str:
 def episodes_csv(records: Sequence[EpisodeRecord]) -> str:
     """One line an episode, in the order of the plan; times come last."""
     ordered = sorted(records, key=lambda record: (*cell_of(record), record.index))
-    return csv_text(EPISODE_COLUMNS, [_episode_row(record) for record in ordered])
+    return csv_text(EPISODE_COLUMNS, [episode_row(record) for record in ordered])
 
 
-def _episode_row(record: EpisodeRecord) -> dict[str, Any]:
+def episode_row(record: EpisodeRecord) -> dict[str, Any]:
+    """Values of the `EPISODE_COLUMNS`."""
     row = asdict(record)
     row["stage"] = record.stage
     row["layout"] = json.dumps(record.layout, sort_keys=True) if record.layout else ""
