@@ -35,6 +35,9 @@ COMMANDS = (
     ),
     Command("train", "twin_train.commands.train", "train a policy on recorded demonstrations"),
     Command(
+        "train-many", "twin_train.commands.train_many", "train the runs of a file in one process"
+    ),
+    Command(
         "convert-robotwin-dp",
         "twin_train.commands.convert_robotwin_dp",
         "turn a .ckpt file of RoboTwin's DP into a checkpoint folder",
@@ -45,6 +48,7 @@ COMMANDS = (
     Command("eval", "twin_eval.commands.eval", "evaluate policies closed-loop on unseen seeds"),
     Command("watch", "twin_eval.commands.watch", "follow an evaluation that runs elsewhere"),
     Command("report", "twin_eval.commands.report", "tables, figures and a page of finished runs"),
+    Command("sweep", "twin_eval.commands.sweep", "train and evaluate a grid of variants"),
     Command("power", "twin_eval.commands.power", "how many episodes a difference needs"),
 )
 

@@ -103,7 +103,7 @@ def load_sweep(name_or_path: str) -> Sweep:
         FileNotFoundError: no such file.
         ValueError: an unknown key, or a value that means nothing; the message names it.
     """
-    path = _find(name_or_path)
+    path = find_sweep(name_or_path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -143,7 +143,7 @@ def parse_sweep(values: Mapping[str, Any], *, name: str, source: str) -> Sweep:
         axes={axis: tuple(choices) for axis, choices in axes.items()},
         variants=variants,
         baseline=baseline,
-        policy_folder=evaluate.get("policy"),
+        policy_folder=read.optional_text("policy", evaluate, "evaluate."),
         episodes=read.whole("episodes", evaluate, least=1, default=100),
         evaluation_seed=read.whole("seed", evaluate, least=0, default=0),
     )
@@ -158,6 +158,12 @@ def _read_axes(read: _Reader) -> Axes:
     grid = read.mapping("grid")
     if not grid:
         raise ValueError(f"{read.source}: grid must name at least one axis with its values")
+    for key in grid:
+        if not (isinstance(key, str) and re.fullmatch(r"[\w.-]+", key)):
+            raise ValueError(
+                f"{read.source}: an axis of grid is a dotted key or a name of letters, digits, "
+                f"_, - and dots, which folders are called by: got {key!r}"
+            )
     last = [key.rsplit(".", 1)[-1] for key in grid]
     axes: dict[str, dict[str, dict[str, Any]]] = {}
     for key, choices in grid.items():
@@ -174,12 +180,31 @@ def _read_axes(read: _Reader) -> Axes:
                 _word(label): _checked(read, f"grid.{key}.{label}", settings)
                 for label, settings in choices.items()
             }
+            if len(axes[key]) < len(choices):
+                raise ValueError(f"{read.source}: grid.{key} has a label twice: {list(choices)}")
         else:
             raise ValueError(
                 f"{read.source}: grid.{key} must be a list of values, or labels with the keys "
                 f"that each sets: got {choices!r}"
             )
+    _check_apart(read, axes)
     return axes
+
+
+def _check_apart(read: _Reader, axes: Axes) -> None:
+    """No two axes set the same key, or a key and one below it: the last would win in silence."""
+    keys = [
+        (axis, key)
+        for axis, choices in axes.items()
+        for key in sorted({key for settings in choices.values() for key in settings})
+    ]
+    for (axis, key), (other, its) in itertools.combinations(keys, 2):
+        if axis != other and (f"{key}.".startswith(f"{its}.") or f"{its}.".startswith(f"{key}.")):
+            raise ValueError(
+                f"{read.source}: the axes {axis} and {other} of grid both set "
+                f"{key if key == its else f'{key} and {its}'}: make one axis of them, with a label "
+                "for each combination"
+            )
 
 
 def _combine(base: Mapping[str, Any], axes: Axes) -> Iterator[Variant]:
@@ -242,10 +267,12 @@ class _Reader:
             raise ValueError(f"{self.source}: {key} must map keys to values: got {found!r}")
         return found
 
-    def optional_text(self, key: str) -> str | None:
-        found = self.values.get(key)
+    def optional_text(
+        self, key: str, values: Mapping[str, Any] | None = None, where: str = ""
+    ) -> str | None:
+        found = (self.values if values is None else values).get(key)
         if found is not None and not isinstance(found, str):
-            raise ValueError(f"{self.source}: {key} must be a word: got {found!r}")
+            raise ValueError(f"{self.source}: {where}{key} must be a word: got {found!r}")
         return found
 
     def text(self, key: str) -> str:
@@ -281,7 +308,12 @@ class _Reader:
         return found
 
 
-def _find(name_or_path: str) -> Path:
+def find_sweep(name_or_path: str) -> Path:
+    """The file of the sweep at a path, or of that name in `task_configs/sweeps`.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
     name = Path(name_or_path)
     folder = config_folder() / "sweeps"
     for place in (name, folder / f"{name}.yaml"):

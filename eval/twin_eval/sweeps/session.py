@@ -1,0 +1,246 @@
+"""One call of `twinbench sweep`: looks at what there is, plans the rest, and runs it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twin_env.backends import list_tasks
+from twin_env.config import load_env_config
+from twin_env.files import locked
+from twin_env.names import unknown
+from twin_eval.policies import find_policy
+from twin_eval.sweeps import trainings as training
+from twin_eval.sweeps.executor import LocalExecutor
+from twin_eval.sweeps.jobs import LOGS, Job, Rates, failures, rates_below, read_ends
+from twin_eval.sweeps.outcomes import Outcomes
+from twin_eval.sweeps.plan import (
+    EVALUATION,
+    Means,
+    Standing,
+    look,
+    make_jobs,
+    policy_folder,
+)
+from twin_eval.sweeps.plan_text import plan_text
+from twin_eval.sweeps.progress import Progress
+from twin_eval.sweeps.running import Failure, Runner, failures_of, jobs_lock
+from twin_eval.sweeps.schedule import Loss, Schedule
+from twin_eval.sweeps.spec import Sweep, SweepRun
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What a session would do."""
+
+    runs: Sequence[SweepRun]
+    trainings: training.TrainingPlan
+    standing: Standing
+    jobs: Sequence[Job]
+    failed: Mapping[str, Loss]
+    """Run to why nothing is done for it."""
+    definitions: Mapping[str, Mapping[str, Any]]
+    """Run to what it is asked to be."""
+    rates: Rates = field(default_factory=Rates)
+
+
+def choose_runs(sweep: Sweep, only: Sequence[str]) -> list[SweepRun]:
+    """Runs of these variants, or of all.
+
+    Raises:
+        ValueError: there is no variant of that label.
+    """
+    labels = [variant.label for variant in sweep.variants]
+    for label in only:
+        if label not in labels:
+            raise unknown("variant", label, labels)
+    return [run for run in sweep.runs if not only or run.variant.label in only]
+
+
+def check_names(sweep: Sweep) -> None:
+    """Looks up what jobs would look up hours later.
+
+    Raises:
+        ValueError: an unknown task, config or policy folder.
+    """
+    load_env_config(sweep.config)
+    known = list_tasks()
+    for task in sweep.tasks:
+        if task not in known:
+            raise unknown("task", task, known)
+    for variant in sweep.variants:
+        find_policy(policy_folder(sweep, variant))
+
+
+def foresee(
+    sweep: Sweep,
+    folder: Path,
+    runs: Sequence[SweepRun],
+    runs_file: Path,
+    means: Means,
+    *,
+    retry_failed: bool = False,
+    command: Sequence[str] = training.TWINBENCH,
+) -> Prospect:
+    """What is there and what is left; `runs_file` is written for `train-many`.
+
+    Raises:
+        ValueError: a run was trained by other settings than the sweep has now; or as `make_jobs`.
+    """
+    trainings, entries = training.plan_trainings(sweep, folder, runs, runs_file, command=command)
+    definitions = {entry["name"]: training.define_run(entry) for entry in entries}
+    _check_unchanged(folder, runs, definitions)
+    standing = look(sweep, folder, runs, trainings, retry_errors=retry_failed)
+    failed = {
+        run.name: Loss("train", error)
+        for run in runs
+        if (error := trainings.runs[run.name].error) is not None
+    }
+    if not retry_failed:
+        failed = {**_failed_before(folder, standing, definitions), **failed}
+    able = [run for run in runs if run.name not in failed]
+    jobs = make_jobs(sweep, folder, able, trainings, standing, means)
+    rates = rates_below(folder.parent)
+    return Prospect(runs, trainings, standing, jobs, failed, definitions, rates)
+
+
+def _check_unchanged(
+    folder: Path, runs: Sequence[SweepRun], definitions: Mapping[str, Mapping[str, Any]]
+) -> None:
+    changed = {
+        run.name: changes
+        for run in runs
+        if (changes := training.changed_keys(folder / "runs" / run.name, definitions[run.name]))
+    }
+    if changed:
+        name, changes = next(iter(changed.items()))
+        raise ValueError(
+            f"{folder} holds {len(changed)} runs that were trained by other settings, such as "
+            f"{name}:\n  " + "\n  ".join(changes) + "\nGive another --out, rename the sweep's "
+            f"file, or delete {folder / 'runs' / name} and the like to train anew."
+        )
+
+
+def _failed_before(
+    folder: Path, standing: Standing, definitions: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Loss]:
+    """Runs that failed in an earlier session, as they are asked for now."""
+    lost = {}
+    for (kind, name), end in failures(read_ends(folder)).items():
+        over = {"train": standing.trained, "evaluate": standing.evaluated}.get(kind)
+        if over is None or name in over or name not in definitions:
+            continue
+        if end.definition == training.digest(definitions[name]):
+            lost[name] = Loss(kind, f"{end.reason} (earlier; --retry-failed tries again)")
+    return lost
+
+
+def show_plan(
+    sweep: Sweep,
+    folder: Path,
+    runs: Sequence[SweepRun],
+    means: Means,
+    *,
+    retry_failed: bool = False,
+    command: Sequence[str] = training.TWINBENCH,
+) -> str:
+    """The plan, without a change to the sweep's folder."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / training.RUNS
+        prospect = foresee(
+            sweep, folder, runs, path, means, retry_failed=retry_failed, command=command
+        )
+    return describe(sweep, folder, prospect, means)
+
+
+def describe(sweep: Sweep, folder: Path, prospect: Prospect, means: Means) -> str:
+    """The plan for people."""
+    return plan_text(
+        sweep,
+        folder,
+        prospect.runs,
+        prospect.trainings,
+        prospect.standing,
+        prospect.jobs,
+        failed=prospect.failed,
+        rates=prospect.rates,
+        slots=means.slots,
+    )
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[int]:
+    """The folder of a sweep, for one session alone; gives the descriptor that jobs hold.
+
+    Raises:
+        FolderInUseError: another session is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), jobs_lock(folder) as descriptor:
+        yield descriptor
+
+
+def run_session(
+    sweep: Sweep,
+    folder: Path,
+    runs: Sequence[SweepRun],
+    means: Means,
+    *,
+    hold: int,
+    devices: Sequence[str] = (),
+    retry_failed: bool = False,
+    command: Sequence[str] = training.TWINBENCH,
+    write_table: Callable[[], object] = lambda: None,
+    say: Callable[[str], object] = lambda text: None,
+) -> list[Failure]:
+    """Does what is left of these runs.
+
+    Args:
+        hold: what `held` gave.
+        write_table: called now and then, with the evaluations that there are.
+
+    Returns:
+        Runs that failed, or were blocked by what failed.
+
+    Raises:
+        KeyboardInterrupt: it was asked to stop, and all jobs have ended.
+    """
+    runs_file = folder / training.RUNS
+    prospect = foresee(
+        sweep, folder, runs, runs_file, means, retry_failed=retry_failed, command=command
+    )
+    say(describe(sweep, folder, prospect, means))
+    schedule = Schedule(prospect.jobs)
+    digests = {name: training.digest(each) for name, each in prospect.definitions.items()}
+
+    def begin(job: Job) -> None:
+        for run in job.runs if job.kind == "train" else ():
+            training.write_definition(folder / "runs" / run, prospect.definitions[run])
+
+    Runner(
+        folder,
+        schedule,
+        LocalExecutor(means.slots, devices=devices, command=command, hold=hold),
+        Outcomes(sweep, folder, prospect.trainings, digests),
+        rates=prospect.rates,
+        progress=Progress(len(prospect.jobs)),
+        begin=begin,
+        write_table=write_table,
+    ).run()
+    known = [Failure(name, loss) for name, loss in prospect.failed.items()]
+    wanted = {run.name: f"{EVALUATION} {run.name}" for run in runs}
+    return known + failures_of(wanted, schedule)
+
+
+def failures_text(failed: Sequence[Failure], total: int, folder: Path) -> str:
+    """The list of what failed, with the logs that say more."""
+    lines = [f"{len(failed)} of {total} runs failed:"]
+    for failure in failed:
+        loss = failure.loss
+        where = f" ({folder / LOGS / loss.job}.log)" if loss.job else ""
+        lines.append(f"  {failure.run}: {loss}{where}")
+    return "\n".join(lines)
