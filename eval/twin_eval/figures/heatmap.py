@@ -29,7 +29,9 @@ SHADES = LinearSegmentedColormap.from_list("rates", ["#eff4fa", "#8fb6de", "#1d4
 DARK, LIGHT = "#1a2027", "#fdfdfe"
 """Words on light and on dark shades; other than ink and paper, which a page may turn round."""
 HATCH = "#b4bcc6"
-CELL_IN, ROW_IN, GAP_IN, SMALL_PT = 1.02, 0.62, 0.35, 7.3
+CELL_IN, CELL_AT_MOST_IN, GAP_IN, SMALL_PT = 1.24, 1.7, 0.4, 7.3
+LINE_IN, WIDEST_IN = 0.145, 10.4
+"""Of a small line; of grids beside each other."""
 HEADING_IN, SCALE_IN, COLUMN_LINES = 0.3, 0.34, 3
 
 
@@ -62,135 +64,99 @@ class HeatPanel:
 
 def shade(rate: float) -> tuple[str, str]:
     """Colours of the field and of the words on it."""
-    return to_hex(SHADES(rate)), LIGHT if rate > 0.6 else DARK
+    red, green, blue, _ = SHADES(rate)
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return to_hex(SHADES(rate)), LIGHT if luminance < 0.24 else DARK
 
 
 def heatmap_figure(panels: Sequence[HeatPanel], title: str, note: str) -> Figure:
     """The grids below each other, or side by side where they are narrow."""
-    rooms = [_label_room(panel) for panel in panels]
-    widths = [
-        room + CELL_IN * len(panel.columns) for room, panel in zip(rooms, panels, strict=True)
-    ]
-    heights = [_head_in(panel) + ROW_IN * len(panel.rows) for panel in panels]
-    sheet_width = max(WIDTH_IN, max(widths) + 2 * MARGIN_IN)
+    grids = [_Grid(panel, alone=len(panels) == 1) for panel in panels]
+    needed = [grid.width + GAP_IN for grid in grids]
+    beside = max(n for n in range(1, len(grids) + 1) if n == 1 or sum(needed[:n]) <= WIDEST_IN)
+    sheet_width = max(WIDTH_IN, sum(needed[:beside]) - GAP_IN + 2 * MARGIN_IN, *needed)
     places: list[tuple[float, float]] = []
-    left = top = 0.0
-    band = 0.0
-    for width, height in zip(widths, heights, strict=True):
-        if left and left + width > sheet_width - 2 * MARGIN_IN:
+    left = top = band = 0.0
+    for grid in grids:
+        if left and left + grid.width > sheet_width - 2 * MARGIN_IN + 1e-6:
             left, top, band = 0.0, top + band + GAP_IN, 0.0
         places.append((left, top))
-        left, band = left + width + GAP_IN, max(band, height)
+        left, band = left + grid.width + GAP_IN, max(band, grid.height)
     sheet = Sheet(top + band + SCALE_IN + 0.12, title=title, note=note, width=sheet_width)
-    for panel, place, room, width, height in zip(
-        panels, places, rooms, widths, heights, strict=True
-    ):
-        axes = sheet.axes(MARGIN_IN + place[0], place[1], width, height)
-        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-        _draw_panel(axes, panel, room)
+    for grid, place in zip(grids, places, strict=True):
+        axes = sheet.axes(MARGIN_IN + place[0], place[1], grid.width, grid.height)
+        axes.set(xlim=(0, grid.width), ylim=(grid.height, 0), xticks=[], yticks=[])
+        grid.draw(axes)
     _draw_scale(sheet, top + band + 0.16)
     return sheet.figure
 
 
-def _label_room(panel: HeatPanel) -> float:
-    widest = max(width_in(words, LABEL_PT) for words in (*panel.rows, panel.row_axis))
-    return min(max(widest, 0.5), 3.0) + 0.18
+class _Grid:
+    """A panel's measures, inches, and its drawing."""
 
+    def __init__(self, panel: HeatPanel, *, alone: bool) -> None:
+        self.panel = panel
+        widest = max(width_in(words, LABEL_PT) for words in (*panel.rows, panel.row_axis))
+        self.room = min(max(widest, 0.5), 3.0) + 0.18
+        spare = (WIDTH_IN - 2 * MARGIN_IN - self.room) / len(panel.columns) if alone else CELL_IN
+        self.cell = min(max(CELL_IN, spare), CELL_AT_MOST_IN)
+        lines = max((len(cell.lines) for cell in panel.cells.values()), default=0)
+        self.row = 0.36 + LINE_IN * lines
+        self.heads = [self._break(words) for words in panel.columns]
+        self.words = 0.16 * max(map(len, self.heads))
+        self.head = HEADING_IN * bool(panel.title) + 0.2 * bool(panel.column_axis) + self.words
+        self.head += 0.08
+        self.width = self.room + self.cell * len(panel.columns)
+        self.height = self.head + self.row * len(panel.rows)
 
-def _column_labels(panel: HeatPanel) -> list[list[str]]:
-    """Lines of each column's head, broken at underlines too."""
-    labels = []
-    for words in panel.columns:
-        lines = wrap(words.replace("_", "_ "), LABEL_PT, CELL_IN - 0.08)
+    def _break(self, words: str) -> list[str]:
+        """Lines of a column's head, broken at underlines too."""
+        lines = wrap(words.replace("_", "_ "), LABEL_PT, self.cell - 0.08)
         lines = [line.replace("_ ", "_") for line in lines][:COLUMN_LINES]
-        labels.append([shorten(line, LABEL_PT, CELL_IN - 0.04) for line in lines])
-    return labels
+        return [shorten(line, LABEL_PT, self.cell - 0.04) for line in lines]
 
+    def draw(self, axes: Axes) -> None:
+        panel, head = self.panel, self.head
+        if panel.title:
+            axes.text(0, 0.02, panel.title, va="top", fontsize=PANEL_PT, weight="bold", color=INK)
+        look: dict[str, Any] = {"va": "bottom", "fontsize": LABEL_PT}
+        if panel.column_axis:
+            above = head - 0.13 - self.words
+            axes.text(self.room, above, panel.column_axis, color=MUTED, **look)
+        axes.text(0, head - 0.06, panel.row_axis, color=MUTED, **look)
+        look |= {"color": INK, "linespacing": 1.1}
+        for column, lines in enumerate(self.heads):
+            middle = self.room + self.cell * (column + 0.5)
+            axes.text(middle, head - 0.06, "\n".join(lines), ha="center", **look)
+        look["va"] = "center"
+        for row, label in enumerate(panel.rows):
+            top = head + self.row * row
+            words = shorten(label, LABEL_PT, self.room - 0.12)
+            axes.text(0, top + self.row / 2, words, **look)
+            for column in range(len(panel.columns)):
+                cell = panel.cells.get((row, column))
+                self._draw_cell(axes, self.room + self.cell * column, top, cell)
 
-def _head_in(panel: HeatPanel) -> float:
-    """Height above the first row."""
-    lines = max(map(len, _column_labels(panel)))
-    return HEADING_IN * bool(panel.title) + 0.2 * bool(panel.column_axis) + 0.16 * lines + 0.08
-
-
-def _draw_panel(axes: Axes, panel: HeatPanel, room: float) -> None:
-    head = _head_in(panel)
-    if panel.title:
-        axes.text(0, 0.02, panel.title, va="top", fontsize=PANEL_PT, weight="bold", color=INK)
-    labels = _column_labels(panel)
-    if panel.column_axis:
-        above = head - 0.08 - 0.16 * max(map(len, labels)) - 0.05
-        axes.text(room, above, panel.column_axis, va="bottom", fontsize=LABEL_PT, color=MUTED)
-    look: dict[str, Any] = {"va": "bottom", "fontsize": LABEL_PT}
-    axes.text(0, head - 0.06, panel.row_axis, color=MUTED, **look)
-    for column, lines in enumerate(labels):
-        middle = room + CELL_IN * (column + 0.5)
-        axes.text(
-            middle, head - 0.06, "\n".join(lines), ha="center", color=INK, linespacing=1.1, **look
-        )
-    for row, label in enumerate(panel.rows):
-        top = head + ROW_IN * row
-        axes.text(
-            0,
-            top + ROW_IN / 2,
-            shorten(label, LABEL_PT, room - 0.12),
-            va="center",
-            fontsize=LABEL_PT,
-            color=INK,
-        )
-        for column in range(len(panel.columns)):
-            cell = panel.cells.get((row, column))
-            _draw_cell(axes, room + CELL_IN * column, top, cell)
-
-
-def _draw_cell(axes: Axes, left: float, top: float, cell: HeatCell | None) -> None:
-    box: dict[str, Any] = {
-        "xy": (left + 0.015, top + 0.015),
-        "width": CELL_IN - 0.03,
-        "height": ROW_IN - 0.03,
-    }
-    middle = left + CELL_IN / 2
-    lines = cell.lines if cell else ()
-    if cell is None or cell.rate is None:
-        axes.add_patch(
-            Rectangle(**box, facecolor=TRACK, edgecolor=HATCH, hatch="////", linewidth=0)
-        )
-        words, colour = "missing", MUTED
-        look: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": TRACK, "linewidth": 0}
-        axes.text(
-            middle,
-            top + ROW_IN / 2,
-            "\n".join([words, *lines]),
-            ha="center",
-            va="center",
-            fontsize=SMALL_PT,
-            color=colour,
-            bbox=look,
-        )
-        return
-    face, colour = shade(cell.rate)
-    axes.add_patch(Rectangle(**box, facecolor=face, linewidth=0))
-    rate = f"{100 * cell.rate:.1f}".removesuffix(".0") + f"% {cell.mark}"
-    axes.text(
-        middle,
-        top + (0.17 if lines else ROW_IN / 2),
-        rate.strip(),
-        ha="center",
-        va="center",
-        fontsize=10.5,
-        weight="bold",
-        color=colour,
-    )
-    for place, words in enumerate(lines):
-        axes.text(
-            middle,
-            top + 0.335 + 0.145 * place,
-            shorten(words, SMALL_PT, CELL_IN - 0.06),
-            ha="center",
-            va="center",
-            fontsize=SMALL_PT,
-            color=colour,
-        )
+    def _draw_cell(self, axes: Axes, left: float, top: float, cell: HeatCell | None) -> None:
+        place = (left + 0.015, top + 0.015)
+        size = (self.cell - 0.03, self.row - 0.03)
+        middle = left + self.cell / 2
+        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL_PT}
+        if cell is None or cell.rate is None:
+            hatched = {"facecolor": TRACK, "edgecolor": HATCH, "hatch": "////", "linewidth": 0}
+            axes.add_patch(Rectangle(place, *size, **hatched))  # type: ignore[arg-type]
+            box = {"boxstyle": "round,pad=0.2", "facecolor": TRACK, "linewidth": 0}
+            axes.text(middle, top + self.row / 2, "missing", color=MUTED, bbox=box, **look)
+            return
+        face, colour = shade(cell.rate)
+        axes.add_patch(Rectangle(place, *size, facecolor=face, linewidth=0))
+        rate = f"{100 * cell.rate:.1f}".removesuffix(".0") + f"% {cell.mark}"
+        look["color"] = colour
+        bold = look | {"fontsize": 10.5, "weight": "bold"}
+        axes.text(middle, top + 0.185, rate.strip(), **bold)
+        for line, words in enumerate(cell.lines):
+            below = top + 0.36 + LINE_IN * line
+            axes.text(middle, below, shorten(words, SMALL_PT, self.cell - 0.06), **look)
 
 
 def _draw_scale(sheet: Sheet, top: float) -> None:
