@@ -222,7 +222,7 @@ def open_network(
     return _network(
         backbones,
         layers if layers is not None else [encoder.config.layer],
-        title=f"{encoder.config.backbone} of {folder.name}",
+        title=f"{encoder.config.backbone} of {folder.absolute().parent.name}/{folder.name}",
         weights=weights,
         is_random=source in UNTRAINED and not learned,
         sizes=policy.config.cameras,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ Array = NDArray[np.uint8]
 
 MAX_TOKENS = 8192
 """Of a network and layer, that colours are fitted to."""
+BRIGHTEST_PERCENT = 99.0
+"""Of the patches; a trained network often attends to a few of them far more than to all others."""
 SAMPLED_FRAMES = 32
 """Of an episode, that the colours of its video are fitted to."""
 BATCH_FRAMES = 8
@@ -38,7 +41,7 @@ class Palette:
     colours: Mapping[tuple[int, str, str], TokenColours]
     """By network, layer and backbone (`Network.key`)."""
     brightest: Mapping[tuple[int, str], float]
-    """The highest attention by network and layer, for those that have any."""
+    """The attention drawn brightest by network and layer, for those that have any."""
     counts: Mapping[tuple[int, str], int]
     """Tokens attended to."""
     n_pictures: int
@@ -50,7 +53,7 @@ def fit_palette(
 ) -> Palette:
     """Decides the colours from these frames, in bounded memory."""
     tokens: dict[tuple[int, str, str], list[NDArray[np.float32]]] = {}
-    brightest: dict[tuple[int, str], float] = {}
+    attention: dict[tuple[int, str], list[NDArray[np.float32]]] = {}
     counts: dict[tuple[int, str], int] = {}
     share = max(1, MAX_TOKENS // (len(frames) * len(cameras)))
     for batch in _batches(frames):
@@ -63,10 +66,13 @@ def fit_palette(
                     some = rearrange(flat[:, ::step], "n k c -> (n k) c")
                     tokens.setdefault((index, layer, network.key(camera)), []).append(some.copy())
                     if look.attention is not None:
-                        highest = float(look.attention.max())
-                        brightest[index, layer] = max(highest, brightest.get((index, layer), 0))
+                        attention.setdefault((index, layer), []).append(look.attention.reshape(-1))
                         counts[index, layer] = look.count
     colours = {key: fit_colours(np.concatenate(parts)) for key, parts in tokens.items()}
+    brightest = {
+        key: float(np.percentile(np.concatenate(parts), BRIGHTEST_PERCENT))
+        for key, parts in attention.items()
+    }
     return Palette(colours, brightest, counts, len(frames) * len(cameras))
 
 
@@ -107,9 +113,12 @@ class Show:
         """
         sheet = self._sheet(1, FILM_WIDTH)
         n_frames = self.recording.n_frames
+        interval_s = 0.3 if sys.stderr.isatty() else 15.0
 
         def frames() -> Iterator[memoryview]:
-            with tqdm(total=n_frames, desc="video", unit="frame", disable=quiet) as bar:
+            with tqdm(
+                total=n_frames, desc="video", unit="frame", disable=quiet, mininterval=interval_s
+            ) as bar:
                 for batch in _batches(range(n_frames)):
                     for frame, rows in zip(batch, self._cells(batch), strict=True):
                         labels = [f"{each}, frame {frame} of {n_frames}" for each in self.cameras]
@@ -166,7 +175,7 @@ class Show:
                 columns.append(f"{layer}: attention")
                 even = 1 / self.palette.counts[index, layer]
                 highest = self.palette.brightest[index, layer]
-                remarks.append(f"0 to {highest:.2g}; even: {even:.2g}")
+                remarks.append(f"bright: {highest:.2g} on; even: {even:.2g}")
         return Group(
             network.title, network.weights, tuple(columns), tuple(remarks), warns=network.is_random
         )
@@ -181,13 +190,14 @@ class Show:
         ]
         if self.palette.brightest:
             notes.append(
-                "Attention: of the class token to each patch, mean over heads, dark to bright; "
-                "even: were all tokens attended to alike."
+                "Attention: of the class token to each patch, mean over heads, dark (0) to bright "
+                "(the share named, or more); even: were all tokens attended to alike."
             )
         shown = {index for index, _ in self.palette.brightest}
-        for index, network in enumerate(self.networks):
-            if index not in shown:
-                notes.append(f"{network.title}: no attention, for it has no class token with one.")
+        without = [each.title for i, each in enumerate(self.networks) if i not in shown]
+        if without:
+            names = ", ".join(dict.fromkeys(without))
+            notes.append(f"Without a column of attention, for no class token has any: {names}.")
         if any(network.is_random for network in self.networks):
             notes.append("Random weights: such a network has seen nothing.")
         return notes
