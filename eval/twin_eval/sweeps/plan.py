@@ -246,7 +246,7 @@ def _prepare_job(
     towers = [
         tower
         for tower in trainings.towers
-        if tower.task == task and not tower.ready and set(tower.runs) & set(names)
+        if tower.task == task and not tower.ready and not set(names).isdisjoint(tower.runs)
     ]
     name = f"prepare/{task}"
     backbones = "+".join(sorted({tower.backbone for tower in towers}))

@@ -9,7 +9,7 @@ from pathlib import Path
 from twin_eval.live import duration_text
 from twin_eval.sweeps.jobs import Job, Kind, Rates
 from twin_eval.sweeps.plan import Standing
-from twin_eval.sweeps.schedule import Loss
+from twin_eval.sweeps.schedule import Loss, losses_text
 from twin_eval.sweeps.spec import Sweep, SweepRun
 from twin_eval.sweeps.trainings import Tower, TrainingPlan, checkpoint_folder
 
@@ -38,12 +38,12 @@ def plan_text(
     towers = [tower for tower in trainings.towers if names.intersection(tower.runs)]
     lines = [f"{sweep.name}: {sweep.question}", describe_size(sweep, runs), ""]
     lines += _table(_rows(sweep, runs, towers, standing, jobs, rates))
-    lines += ["", *_features_lines(towers), *_trainings_lines(runs, trainings, jobs)]
+    able = [run for run in runs if run.name not in failed]
+    lines += ["", *_features_lines(towers), *_trainings_lines(able, trainings, jobs)]
     lines.append(_disk_line(folder, runs, towers, trainings, standing, set(failed)))
     lines.append(_time_line(jobs, rates, slots))
     if failed:
-        lines += ["", f"{len(failed)} of {len(runs)} runs are left out:"]
-        lines += [f"  {name}: {loss}" for name, loss in failed.items()]
+        lines += ["", f"{len(failed)} of {len(runs)} runs are left out:", losses_text(failed)]
     return "\n".join(lines)
 
 
@@ -123,11 +123,13 @@ def _trainings_lines(
     known = [trainings.runs[run.name] for run in runs]
     live = [each.live_backbone for each in known if not each.features]
     chunks = sum(job.kind == "train" for job in jobs)
-    parts = [f"{sum(each.features for each in known)} from features"]
+    from_features = sum(each.features for each in known)
+    parts = [f"{from_features} from features"] if from_features else []
     for kind in ("frozen", "tuned", "none"):
         text = f"with a {kind} backbone in each step" if kind != "none" else "without a tower"
         parts += [f"{live.count(kind)} {text}"] if kind in live else []
-    return [f"trainings: {', '.join(parts)}; what is left of them in {_count(chunks, 'process')}"]
+    left = f"; what is left of them in {_count(chunks, 'process')}" if chunks else ""
+    return [f"trainings: {', '.join(parts)}{left}"] if parts else []
 
 
 def _disk_line(
@@ -149,7 +151,7 @@ def _disk_line(
     if left:
         size, how = _checkpoint_bytes(folder, runs, left, trainings, standing)
         need += size
-        parts.append(f"checkpoints about {_size(size)}{how}")
+        parts.append(f"checkpoints {how}")
     free = shutil.disk_usage(_existing(folder)).free
     short = ": TOO LITTLE" if need > free else ""
     return f"disk: {', '.join(parts) or 'nothing to come'}; {_size(free)} are free{short}"
@@ -166,17 +168,19 @@ def _checkpoint_bytes(
     there = [checkpoint_folder(folder, run) for run in runs if run.name in standing.trained]
     if there:
         sizes = [sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) for path in there]
-        return len(left) * sum(sizes) // len(sizes), ""
+        size = len(left) * sum(sizes) // len(sizes)
+        return size, f"about {_size(size)}"
     learning = [trainings.runs[run.name].learning_parameters for run in left]
     if None in learning:
-        return 0, " or more, not known yet"
-    return sum(BYTES_A_PARAMETER * (count or 0) for count in learning), ", frozen towers apart"
+        return 0, "unknown before the first is there"
+    size = sum(BYTES_A_PARAMETER * (count or 0) for count in learning)
+    return size, f"about {_size(size)}, and frozen towers"
 
 
 def _time_line(jobs: Sequence[Job], rates: Rates, slots: int) -> str:
     times = [rates.expected_s(job) for job in jobs]
     if not jobs:
-        return "nothing is left to do but the table"
+        return "time: nothing is left to do but the table"
     total_s = sum(time for time in times if time is not None)
     at_once = f", {_count(slots, 'job')} at a time" if slots > 1 else ""
     if None in times:

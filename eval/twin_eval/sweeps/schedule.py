@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from twin_eval.sweeps.jobs import Job, Kind
@@ -27,8 +27,12 @@ class Loss:
     """Its name; empty if it was known before any job ran."""
     blocked: bool = False
     """Whether what gives it was never tried."""
+    foreseen: bool = False
+    """Whether training has said beforehand that it cannot be."""
 
     def __str__(self) -> str:
+        if self.foreseen:
+            return f"cannot be trained: {self.reason}"
         text = f"{WHAT[self.kind]} failed: {self.reason}"
         return f"blocked: {text}" if self.blocked else text
 
@@ -74,6 +78,17 @@ class Schedule:
         if len(runs) == len(job.runs) > 0:
             return None
         return job.without(runs) if runs else job
+
+
+def losses_text(lost: Mapping[str, Loss], where: Callable[[Loss], str] = lambda loss: "") -> str:
+    """Runs and why each is lost, those of one reason together; `where` is said behind it."""
+    by_reason: dict[str, list[str]] = {}
+    for name, loss in lost.items():
+        by_reason.setdefault(f"{loss}{where(loss)}", []).append(name)
+    return "\n".join(
+        "\n".join([*(f"  {name}" for name in names), f"    {reason}"])
+        for reason, names in by_reason.items()
+    )
 
 
 def _all_needs(job: Job) -> list[str]:

@@ -29,7 +29,7 @@ from twin_eval.sweeps.plan import (
 from twin_eval.sweeps.plan_text import plan_text
 from twin_eval.sweeps.progress import Progress
 from twin_eval.sweeps.running import Failure, Runner, failures_of, jobs_lock
-from twin_eval.sweeps.schedule import Loss, Schedule
+from twin_eval.sweeps.schedule import Loss, Schedule, losses_text
 from twin_eval.sweeps.spec import Sweep, SweepRun
 
 
@@ -91,17 +91,20 @@ def foresee(
     Raises:
         ValueError: a run was trained by other settings than the sweep has now; or as `make_jobs`.
     """
-    trainings, entries = training.plan_trainings(sweep, folder, runs, runs_file, command=command)
+    # All runs of the sweep: those left out now use the same stores and features another time.
+    trainings, entries = training.plan_trainings(
+        sweep, folder, sweep.runs, runs_file, command=command
+    )
     definitions = {entry["name"]: training.define_run(entry) for entry in entries}
     _check_unchanged(folder, runs, definitions)
     standing = look(sweep, folder, runs, trainings, retry_errors=retry_failed)
     failed = {
-        run.name: Loss("train", error)
+        run.name: Loss("train", " ".join(error.split()), foreseen=True)
         for run in runs
         if (error := trainings.runs[run.name].error) is not None
     }
     if not retry_failed:
-        failed = {**_failed_before(folder, standing, definitions), **failed}
+        failed = {**_failed_before(folder, runs, standing, definitions), **failed}
     able = [run for run in runs if run.name not in failed]
     jobs = make_jobs(sweep, folder, able, trainings, standing, means)
     rates = rates_below(folder.parent)
@@ -126,13 +129,17 @@ def _check_unchanged(
 
 
 def _failed_before(
-    folder: Path, standing: Standing, definitions: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    runs: Sequence[SweepRun],
+    standing: Standing,
+    definitions: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Loss]:
     """Runs that failed in an earlier session, as they are asked for now."""
+    names = {run.name for run in runs}
     lost = {}
     for (kind, name), end in failures(read_ends(folder)).items():
         over = {"train": standing.trained, "evaluate": standing.evaluated}.get(kind)
-        if over is None or name in over or name not in definitions:
+        if over is None or name in over or name not in names:
             continue
         if end.definition == training.digest(definitions[name]):
             lost[name] = Loss(kind, f"{end.reason} (earlier; --retry-failed tries again)")
@@ -238,9 +245,9 @@ def run_session(
 
 def failures_text(failed: Sequence[Failure], total: int, folder: Path) -> str:
     """The list of what failed, with the logs that say more."""
-    lines = [f"{len(failed)} of {total} runs failed:"]
-    for failure in failed:
-        loss = failure.loss
-        where = f" ({folder / LOGS / loss.job}.log)" if loss.job else ""
-        lines.append(f"  {failure.run}: {loss}{where}")
-    return "\n".join(lines)
+
+    def where(loss: Loss) -> str:
+        return f" ({folder / LOGS / loss.job}.log)" if loss.job else ""
+
+    lost = {failure.run: failure.loss for failure in failed}
+    return f"{len(failed)} of {total} runs failed:\n{losses_text(lost, where)}"

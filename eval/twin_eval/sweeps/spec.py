@@ -199,12 +199,17 @@ def _check_apart(read: _Reader, axes: Axes) -> None:
         for key in sorted({key for settings in choices.values() for key in settings})
     ]
     for (axis, key), (other, its) in itertools.combinations(keys, 2):
-        if axis != other and (f"{key}.".startswith(f"{its}.") or f"{its}.".startswith(f"{key}.")):
+        if axis != other and (key == its or _is_below(key, its) or _is_below(its, key)):
             raise ValueError(
                 f"{read.source}: the axes {axis} and {other} of grid both set "
                 f"{key if key == its else f'{key} and {its}'}: make one axis of them, with a label "
                 "for each combination"
             )
+
+
+def _is_below(key: str, other: str) -> bool:
+    # `policy` alone is the config to start from.
+    return other != "policy" and key.startswith(f"{other}.")
 
 
 def _combine(base: Mapping[str, Any], axes: Axes) -> Iterator[Variant]:

@@ -1,0 +1,35 @@
+"""Ready-made sweeps: every variant is a config that training understands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from twin_eval.sweeps.spec import find_sweep, load_sweep
+from twin_eval.sweeps.trainings import VERSION, describe_run
+from twin_train.feature_use import check_trainable_from_features
+from twin_train.many import plan_runs, read_runs
+
+SWEEPS = sorted(path.stem for path in find_sweep("clip_layers").parent.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_variant_can_be_resolved(name: str, tmp_path: Path) -> None:
+    sweep = load_sweep(name)
+    runs = [run for run in sweep.runs if run.seed == 0 and run.task == sweep.tasks[0]]
+    entries = [describe_run(sweep, tmp_path, run) for run in runs]
+    for entry in entries:  # Weights are looked at too, and here are none.
+        entry["set"].setdefault("policy.encoder.pretrained_backbone_weights", None)
+        if entry["policy"].startswith("clip_dp"):
+            entry["set"]["policy.encoder.pretrained_backbone_weights"] = "random"
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps({"version": VERSION, "runs": entries}))
+    planned, faults = plan_runs(read_runs(path))
+    assert not faults
+    assert len(planned) == len(runs)
+    configs = [each.resolved for each in planned.values()]
+    assert len({str(config) for config in configs}) == len(configs)
+    tower = [config.policy for config in configs if config.policy.encoder.tuning == "frozen"]
+    assert tower
+    for policy in tower:
+        check_trainable_from_features(policy)
