@@ -12,6 +12,7 @@ import pytest
 
 from twin_eval.statistics import (
     clustered_difference_interval,
+    clustered_p_value,
     clustered_rate_interval,
     mcnemar_exact,
     mean_interval,
@@ -151,7 +152,7 @@ def rate_coverage(kind: str, rate: float, n: int, trainings: int, draws: int) ->
 
 def rejections(kind: str, rate: float, n: int, trainings: int, draws: int) -> float:
     a, b = draw(kind, (rate, rate), (draws, n, trainings), seed=3)
-    return share(a - b, lambda row: sign_flip_p_value(row) <= 0.05)
+    return share(a - b, lambda row: clustered_p_value(row, trainings) <= 0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,8 +181,27 @@ def test_one_episode_each_would_be_too_sure_of_a_rate() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_exact_test_seldom_rejects_what_is_true(kind: str) -> None:
+def test_the_test_seldom_rejects_what_is_true(kind: str) -> None:
     assert rejections(kind, 0.3, 30, 3, 500) <= 0.05 + 3 * (0.95 * 0.05 / 500) ** 0.5
+
+
+@pytest.mark.parametrize("n", [20, 50])
+def test_it_seldom_rejects_equal_rates_where_flips_are_not_fair(n: int) -> None:
+    """A wins few scenes in all three trainings, and loses three times as many in one."""
+    draws = 500
+    rows = np.random.default_rng(5).choice([3, -1, 0], p=[0.1, 0.3, 0.6], size=(draws, n))
+    assert share(rows, lambda row: clustered_p_value(row, 3) <= 0.05) <= 0.05
+    if n == 20:
+        assert share(rows, lambda row: sign_flip_p_value(row) <= 0.05) > 0.06
+
+
+@pytest.mark.parametrize("differences", [[3, 1, 0, 2, -1, 0, 1], [1] * 9 + [-1], [0] * 5])
+def test_the_p_value_and_the_interval_never_contradict_each_other(differences: list[int]) -> None:
+    p = clustered_p_value(differences, 3)
+    assert p >= sign_flip_p_value(differences)
+    if p < 1:
+        low, high = clustered_difference_interval(differences, 3, confidence=1 - p)
+        assert not low < -1e-6 < 1e-6 < high
 
 
 def print_table(draws: int) -> None:

@@ -5,6 +5,7 @@ docs/statistics.md says what each is for, and shows how they were checked.
 
 from twin_eval.statistics.clustered import (
     clustered_difference_interval,
+    clustered_p_value,
     clustered_rate_interval,
     mean_interval,
     sign_flip_p_value,
@@ -39,6 +40,7 @@ __all__ = [
     "barnard_exact",
     "clopper_pearson_interval",
     "clustered_difference_interval",
+    "clustered_p_value",
     "clustered_rate_interval",
     "compact_letter_display",
     "decide",

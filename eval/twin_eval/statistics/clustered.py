@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from twin_eval.statistics.intervals import check_confidence, normal_quantile
 
@@ -37,6 +37,26 @@ def sign_flip_p_value(differences: Sequence[int]) -> float:
     return min(1.0, 2 * float(sums[reach + observed :].sum()))
 
 
+def clustered_p_value(differences: Sequence[int], trainings: int) -> float:
+    """Two-sided p-value of the test that A and B succeed equally often on scenes like these.
+
+    With one training, `sign_flip_p_value`. With several, A may win few scenes in all trainings and
+    lose many in one: then the rates can be equal though no flip is fair, and flips alone would
+    reject too often. So it is the larger one of that p-value and of the smallest level at which
+    `clustered_difference_interval` leaves 0 out.
+
+    Raises:
+        ValueError: as `clustered_difference_interval`.
+    """
+    flips = sign_flip_p_value(differences)
+    whole = _checked(differences, trainings)
+    if trainings == 1 or whole.size < 2:
+        return flips
+    centre, error, step = _centre(whole, trainings)
+    excess = max(0.0, abs(centre) - step) / error
+    return max(flips, 2 * float(stdtr(whole.size - 1, -excess)))
+
+
 def clustered_difference_interval(
     differences: Sequence[int], trainings: int, *, confidence: float = 0.95
 ) -> tuple[float, float]:
@@ -56,18 +76,11 @@ def clustered_difference_interval(
         ValueError: if a difference is larger than the number of trainings.
     """
     check_confidence(confidence)
-    whole = _whole(differences)
-    if trainings < 1 or np.any(np.abs(whole) > trainings):
-        raise ValueError(
-            f"a scene's difference is at most the number of trainings, {trainings}: got "
-            f"{int(np.abs(whole).max(initial=0))}"
-        )
+    whole = _checked(differences, trainings)
     if whole.size < 2:
         return -1.0, 1.0
-    values = np.concatenate([whole / trainings, PSEUDO_SCENES])
-    error = values.std() / math.sqrt(values.size)
-    half = float(stdtrit(whole.size - 1, 0.5 + confidence / 2) * error) + 0.5 / whole.size
-    centre = float(values.mean())
+    centre, error, step = _centre(whole, trainings)
+    half = float(stdtrit(whole.size - 1, 0.5 + confidence / 2)) * error + step
     return max(-1.0, centre - half), min(1.0, centre + half)
 
 
@@ -130,6 +143,26 @@ def mean_interval(
         for end in (0, 1)
     )
     return centre - below, centre + above
+
+
+def _centre(differences: np.ndarray, trainings: int) -> tuple[float, float, float]:
+    """Mean difference with the made-up scenes, its standard error, and half a scene."""
+    values = np.concatenate([differences / trainings, PSEUDO_SCENES])
+    return (
+        float(values.mean()),
+        float(values.std()) / math.sqrt(values.size),
+        0.5 / len(differences),
+    )
+
+
+def _checked(differences: Sequence[int], trainings: int) -> np.ndarray:
+    whole = _whole(differences)
+    if trainings < 1 or np.any(np.abs(whole) > trainings):
+        raise ValueError(
+            f"a scene's difference is at most the number of trainings, {trainings}: got "
+            f"{int(np.abs(whole).max(initial=0))}"
+        )
+    return whole
 
 
 def _between_scenes(won: np.ndarray, tried: np.ndarray) -> float:

@@ -11,11 +11,11 @@ from twin_eval.report.comparison import ALL_TASKS, NOT_TOLD_APART, differences
 from twin_eval.statistics import (
     PairCounts,
     clustered_difference_interval,
+    clustered_p_value,
     compact_letter_display,
     holm,
     mean_interval,
     paired_difference_interval,
-    sign_flip_p_value,
 )
 from twin_eval.sweeps.ablation_cells import AblationCell
 from twin_eval.sweeps.ablation_runs import Result
@@ -51,7 +51,7 @@ class AblationComparison:
     agree: int
     """Training seeds in which the difference has the sign that it has over all."""
     p: float | None
-    """Two-sided, of the exact sign-flip test; for this comparison alone."""
+    """Two-sided, of `clustered_p_value`; for this comparison alone."""
     p_holm: float | None = None
     """Adjusted over all comparisons on single tasks, or over those on all tasks."""
     winner: str = ""
@@ -152,7 +152,7 @@ def _compare(
         high=high,
         agree=sum(one * difference > 0 for one in by_training),
         # Where tasks have not as many scenes each, the sum may point elsewhere than the mean.
-        p=sign_flip_p_value(counts) if sum(counts) * difference > 0 else 1.0,
+        p=clustered_p_value(counts, len(seeds)) if sum(counts) * difference > 0 else 1.0,
     )
 
 

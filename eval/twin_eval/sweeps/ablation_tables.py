@@ -326,9 +326,14 @@ def footnotes(ablation: Ablation) -> list[str]:
         told += [
             "A − B: difference of the rates in points with its interval, on scenes on which all "
             "compared trainings were scored; ahead: scenes on which more trainings of one "
-            "succeeded; seeds: in how many training seeds the difference has this sign. p: exact "
-            "sign-flip test over scenes (one training: McNemar's), Holm-adjusted over all "
-            f'comparisons on single tasks; "better" wants at most {alpha}.',
+            "succeeded; seeds: in how many training seeds the difference has this sign. p (Holm): "
+            + (
+                "exact sign-flip test over scenes, or a t-test over them if its p is larger, "
+                if several
+                else "exact McNemar test, "
+            )
+            + 'adjusted over all comparisons on single tasks; "better" wants at most '
+            f"{alpha}.",
             f'"{NOT_TOLD_APART}" does not mean equal: the interval says what the data leave open.',
         ]
         told.append(_mark_note(ablation))
@@ -345,7 +350,7 @@ def footnotes(ablation: Ablation) -> list[str]:
     )
     told += [
         f"{one.task}, {one.a} and {one.b}: {one.remark}."
-        for one in ablation.comparisons
+        for one in shown_comparisons(ablation.comparisons)
         if one.remark
     ]
     return list(filter(None, told))
