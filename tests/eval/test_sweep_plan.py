@@ -203,8 +203,8 @@ def test_runs_of_one_reason_are_listed_together() -> None:
 
 def test_the_reason_is_the_last_error_of_the_last_attempt(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
-    log.write_text("== 1 twinbench x\nerror: old\n== 2 twinbench x\na\nerror: new\nbye\n\n")
-    assert last_complaint(log) == "new"
+    log.write_text("== 1 twinbench x\nerror: old\n== 2 twinbench x\na\nerror: new\n  k: 1\n\n")
+    assert last_complaint(log) == "new k: 1"
     log.write_text("== 1 twinbench x\nerror: old\n== 2 twinbench x\nTraceback\nKeyError: 3\n")
     assert last_complaint(log) == "KeyError: 3"
     log.write_text("== 1 twinbench x\n")

@@ -1,10 +1,10 @@
 """Sweeps run on a stand-in for `twinbench`: order, sharing, failures, resuming, kills."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from twin_env.files import FolderInUseError
 from twin_eval.sweeps import session
 from twin_eval.sweeps.jobs import read_ends
 from twin_eval.sweeps.running import StillAtWork, jobs_lock
+from twin_eval.sweeps.spec import Sweep
 
 FOLDER = Path("outputs/sweeps/small")
 FAULTY = {"grid": {"v": {"good": {"train.x": 1}, "bad": {"train.fault": "train"}}}}
@@ -84,7 +85,7 @@ def test_a_failure_takes_nothing_with_it_but_what_needs_it() -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("plan", "training failed: its weights are missing"),
+        ("plan", "cannot be trained: its weights are missing"),
         ("prepare", "blocked: preparing the data failed: a picture is damaged"),
         ("crash", "blocked: training failed: Segmentation fault, or so"),
         ("evaluate", "evaluation failed: the checkpoint is not whole"),
@@ -143,21 +144,17 @@ def test_jobs_of_a_killed_sweep_are_waited_for() -> None:
         pass
 
 
-SESSION = """
+def waiting_sweep() -> Sweep:
+    return make_sweep(grid={"train.waits": [True]}, tasks=["click_bell"], seeds=[0])
+
+
+SESSION = f"""
 import sys
-sys.path.insert(0, {here!r})
-from sweep_fixtures import make_sweep, run_session
-sweep = make_sweep(grid={{"train.waits": [True]}}, tasks=["click_bell"], seeds=[0])
-try:
-    sys.exit(len(run_session(sweep, slots=1)))
-except KeyboardInterrupt:
-    sys.exit(130)
+sys.path.insert(0, {str(HERE)!r})
+from sweep_fixtures import run_session
+from test_sweep_running import waiting_sweep
+run_session(waiting_sweep(), slots=1)
 """
-
-
-def start() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", SESSION.format(here=str(HERE))]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -173,33 +170,36 @@ def provenance() -> list[Path]:
 
 @pytest.mark.processes
 def test_a_sweep_that_is_stopped_has_its_jobs_save_first() -> None:
-    with start() as process:
+    def stop() -> None:
         wait_until(lambda: bool(provenance()))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 130
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_session(waiting_sweep(), slots=1)
+    stopper.join()
     (end,) = [end for end in read_ends(FOLDER) if end.kind == "train"]
     assert end.state == "interrupted"
     assert {run.state for run in end.runs.values()} == {"interrupted"}
+    assert '"steps": 1' in provenance()[0].read_text()
     Path("go").touch()
-    with start() as process:
-        assert process.wait(timeout=60) == 0
+    assert run_session(waiting_sweep(), slots=1) == []
     assert len(finished()) == 1
 
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells jobs of their parent's death")
 def test_a_killed_sweep_leaves_no_orphans_and_goes_on() -> None:
-    with start() as process:
+    command = [sys.executable, "-c", SESSION]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         wait_until(lambda: bool(provenance()))
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     assert not [end for end in read_ends(FOLDER) if end.kind == "train"]
-    with contextlib.ExitStack() as stack:  # Free once the training has noticed and saved.
-        stack.enter_context(jobs_lock(FOLDER, patience_s=30))
-    assert '"steps": 2' not in provenance()[0].read_text()
+    with jobs_lock(FOLDER, patience_s=60):  # Free once the training has noticed and saved.
+        assert '"steps": 1' in provenance()[0].read_text()
     calls()
     Path("go").touch()
-    with start() as process:
-        assert process.wait(timeout=60) == 0
+    assert run_session(waiting_sweep(), slots=1) == []
     assert calls("collect") == []
     assert len(finished()) == 1

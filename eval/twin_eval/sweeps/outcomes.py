@@ -127,7 +127,7 @@ def read_report(path: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def last_complaint(log: Path) -> str:
-    """The last line of a job's output that begins with `error:`, else the last line."""
+    """What a job's output says from the last line on that begins with `error:`, else its last."""
     try:
         with log.open("rb") as stream:
             stream.seek(0, 2)
@@ -137,8 +137,9 @@ def last_complaint(log: Path) -> str:
         return ""
     begin = max((n for n, line in enumerate(lines) if line.startswith(HEAD)), default=-1)
     output = [line.strip() for line in lines[begin + 1 :] if line.strip()]
-    errors = [line for line in output if line.startswith("error:")]
-    return _one_line((errors or output or [""])[-1].removeprefix("error:"))
+    errors = [n for n, line in enumerate(output) if line.startswith("error:")]
+    said = output[errors[-1] :] if errors else output[-1:]
+    return _one_line(" ".join(said).removeprefix("error:"))
 
 
 def _state(said: Mapping[str, Mapping[str, Any]], run: str) -> State | None:
