@@ -1,8 +1,8 @@
 """Many trainings in one process: a file of runs read, what they share made once, each trained.
 
 Runs are trained one after another. Stacking the heads of runs that share features, with
-`torch.func` and one optimiser, was measured and is no faster on a CPU: see
-`tests/benchmarks/stacking.py`.
+`torch.func` and one optimiser, was measured and is not worth it on a CPU: see
+`tests/benchmarks/features.py`.
 """
 
 from __future__ import annotations
