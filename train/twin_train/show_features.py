@@ -175,7 +175,7 @@ class Show:
                 columns.append(f"{layer}: attention")
                 even = 1 / self.palette.counts[index, layer]
                 highest = self.palette.brightest[index, layer]
-                remarks.append(f"bright: {highest:.2g} on; even: {even:.2g}")
+                remarks.append(f"brightest from {highest:.2g}; even: {even:.2g}")
         return Group(
             network.title, network.weights, tuple(columns), tuple(remarks), warns=network.is_random
         )
