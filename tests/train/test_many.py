@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from training_fixtures import CONFIG, Run, compare_runs, write_episodes
 
+from twin_env.files import locked
 from twin_eval.cli import main
 from twin_policy.backbones import VisionBackbone
 from twin_policy.config import EncoderConfig
@@ -129,7 +130,10 @@ def test_runs_are_those_that_are_trained_alone(
     assert [given[1] for given in passed] == [["block0", "block1", "block2"]] * 6
 
     passed.clear()
-    status, lines = train(path, "--only", "first", "second")
+    (store,) = tmp_path.glob("toy.*.zarr")
+    # Other processes read the same store at the same time.
+    with locked(store), locked(features):
+        status, lines = train(path, "--only", "first", "second")
     assert (status, passed) == (0, [])
     assert {name: line["steps"] for name, line in lines.items()} == {"first": 6, "second": 6}
     assert train(path)[0] == 0

@@ -126,6 +126,9 @@ def convert(
     for camera in cameras:
         first.shape_of(camera)
     target.mkdir(parents=True, exist_ok=True)
+    if _is_whole(target, paths, cameras):
+        # Several processes may read at once; the lock is for writing.
+        return
     try:
         with locked(target):
             held = _prepare(target, cameras, embodiment=find_embodiment(paths[0]))
@@ -141,12 +144,29 @@ def convert(
         raise StoreError(f"{target} is being written by another process: wait for it") from error
 
 
+def _is_whole(target: Path, paths: Sequence[Path], cameras: Mapping[str, Size]) -> bool:
+    """Whether `target` holds these episodes, all of them, as they are."""
+    if not is_store(target):
+        return False
+    check_cameras(target, _held_cameras(target), cameras)
+    done = episode_folders(target)
+    if any(number_of(path) not in done for path in paths):
+        return False
+    for path in paths:
+        _check_unchanged(path, done[number_of(path)], target)
+    return True
+
+
+def _held_cameras(target: Path) -> dict[str, Size]:
+    return {name: (size[0], size[1]) for name, size in read_header(target)["cameras"].items()}
+
+
 def _prepare(target: Path, cameras: Mapping[str, Size], *, embodiment: str) -> dict[str, Size]:
     """Creates the store, or checks that it is one for these cameras; returns those it holds."""
     for left_over in (target / EPISODES).glob(".*.part"):
         shutil.rmtree(left_over)
     if is_store(target):
-        held = {name: (size[0], size[1]) for name, size in read_header(target)["cameras"].items()}
+        held = _held_cameras(target)
         check_cameras(target, held, cameras)
         return held
     foreign = {each.name for each in target.iterdir()} - {LOCK_NAME, ".zgroup", EPISODES}
