@@ -44,6 +44,7 @@ setup(
         "open_clip_torch>=2.30",
         "opencv-python>=4.8",
         "pandas>=2.0",
+        "pillow>=9.1",
         "pyyaml>=6.0",
         "safetensors>=0.4",
         "sapien>=3.0.3",
