@@ -24,7 +24,7 @@ from twin_policy.pretrained import build_backbone, complete
 from twin_train import many
 from twin_train.config import load_run_config
 from twin_train.features import open_features
-from twin_train.many import camera_sets, plan_runs, read_runs
+from twin_train.runs_file import camera_sets, plan_runs, read_runs
 from twin_train.store import open_store
 
 ENCODER = """{clip_model_name: ViT-B/32, clip_layer: 1, feature_dim: 16, resize_shape: [32, 64],

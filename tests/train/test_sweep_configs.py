@@ -8,7 +8,7 @@ import pytest
 from twin_eval.sweeps.spec import find_sweep, load_sweep
 from twin_eval.sweeps.trainings import VERSION, describe_run
 from twin_train.feature_use import check_trainable_from_features
-from twin_train.many import plan_runs, read_runs
+from twin_train.runs_file import plan_runs, read_runs
 
 SWEEPS = sorted(path.stem for path in find_sweep("clip_layers").parent.glob("*.yaml"))
 

@@ -14,8 +14,6 @@ from twin_train.conversion import number_of
 from twin_train.extraction import count_bytes, features_folder, measure_shapes
 from twin_train.feature_use import make_tower
 from twin_train.many import (
-    PlannedRun,
-    RunSpec,
     TowerUse,
     check_readable,
     group_towers,
@@ -24,6 +22,7 @@ from twin_train.many import (
     tower_key,
 )
 from twin_train.run import RANDOM_WEIGHTS
+from twin_train.runs_file import PlannedRun, RunSpec
 from twin_train.sharing import Cameras, Shared
 from twin_train.store import Store, StoreError, is_store, open_store
 

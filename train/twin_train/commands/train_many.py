@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from twin_train.many import Outcome, PlannedRun, Session
+    from twin_train.many import Outcome, Session
+    from twin_train.runs_file import PlannedRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
 
     from twin_policy.deploy import choose_device
     from twin_train.commands.train import count_cpus, keep_freed_memory
-    from twin_train.many import Session, camera_sets, choose, failure, plan_runs, read_runs
+    from twin_train.many import Session, failure
     from twin_train.many_plan import describe_plan
+    from twin_train.runs_file import camera_sets, choose, plan_runs, read_runs
     from twin_train.sharing import Shared
 
     specs = read_runs(args.file)
