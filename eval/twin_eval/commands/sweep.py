@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         status = write_table(sweep, folder)
     if failed:
         print(f"\n{session.failures_text(failed, len(runs), folder)}")
-        print("\nMend that and run the same command with --retry-failed: what is done is kept.")
+        print("\nMend that and run the same command with --retry-failed; what is done is kept.")
         return 1
     return status
 

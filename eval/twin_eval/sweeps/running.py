@@ -195,7 +195,7 @@ class Runner:
     def _status(self) -> str:
         running = [job.name for job in self._executor.running]
         waiting = len(self._schedule.pending)
-        parts = [f"{waiting} jobs to come" if waiting else "the last jobs", self._left()]
+        parts = [f"{waiting} to come" if waiting else "the last jobs", self._left()]
         return f"at work: {', '.join(running)}; " + ", ".join(filter(None, parts))
 
     def _left(self) -> str:
