@@ -12,7 +12,8 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 POLICIES = ["dp_resnet", "expert_replay", "hold_still"]
-TRAINING = "--steps 4 --set train.val_every=2 --set train.val_windows=4"
+TRAINING = "--steps 120 --set train.val_every=60 --set train.val_windows=4"
+"""Fewer steps are quicker to train, but such a policy throws its arms about in slow, wide swings."""
 
 
 def run_demo(cwd: Path) -> str:

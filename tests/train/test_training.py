@@ -182,6 +182,11 @@ def test_the_command(
     assert stored["train"]["batch_size"] == 4
     assert (tmp_path / "out" / "loss.png").stat().st_size > 1000
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["steps"] == 4
+    files = [path for path in (tmp_path / "out").iterdir() if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    assert before.keys() >= {tmp_path / "out" / "card.md", tmp_path / "out" / "provenance.json"}
+    assert command.run(arguments(*words, *options, "--device", "cpu")) == 0
+    assert {path: path.read_bytes() for path in files} == before, "its evaluations stay its own"
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,12 @@ def write_card(folder: Path, *, name: str, result: Result, device: torch.device)
     write_text(folder / CARD, render(folder, provenance, name=name, result=result))
 
 
+def has_card(folder: Path) -> bool:
+    """Whether the checkpoint as it is has been described; training on takes that away."""
+    provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    return "inference" in provenance and (folder / CARD).is_file()
+
+
 def measure(folder: Path, device: torch.device) -> dict[str, Any]:
     """Median times of the parts of a decision, for one environment, and memory so far.
 

@@ -24,7 +24,7 @@ from twin_policy.parsing import plain
 from twin_policy.policies import TaskSpec, create_policy, statistics_group
 from twin_policy.pretrained import complete, is_tower, resolve
 from twin_policy.specs import TaskEntry
-from twin_train.card import write_card
+from twin_train.card import has_card, write_card
 from twin_train.claim import RunConflict, claim
 from twin_train.config import RunConfig
 from twin_train.dataset import Windows, fit_normalizer, split_episodes
@@ -174,7 +174,8 @@ def train_run(
         stop=stop,
         quiet=quiet,
     )
-    if accelerator.is_main_process:
+    # Evaluations know a checkpoint by its files: asked again for a finished run, none is touched.
+    if accelerator.is_main_process and not has_card(folder):
         count = sum(len(store.episodes) for store in stores.values())
         title = f"{', '.join(tasks)}: {name}, {count} episodes"
         if weights["source"] == RANDOM_WEIGHTS:
