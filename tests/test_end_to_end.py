@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 POLICIES = ["dp_resnet", "expert_replay", "hold_still"]
 TRAINING = "--steps 120 --set train.val_every=60 --set train.val_windows=4"
-"""Fewer steps are quicker to train, but such a policy throws its arms about in slow, wide swings."""
+"""A policy of fewer steps throws its arms about in wide swings, which take minutes to simulate."""
 
 
 def run_demo(cwd: Path) -> str:
