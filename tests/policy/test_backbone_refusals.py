@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from backbone_fixtures import CLIP_SIZES, VIT, load_clip, make_clip, save
+from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
 
 from twin_policy.backbones import WeightsError, registry
@@ -109,7 +110,7 @@ def test_the_hubs_second_file_is_taken_where_there_is_no_first(
     def fetched(repository: str, name: str) -> str:
         assert repository == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
         if name != path.name:
-            raise FileNotFoundError(name)
+            raise EntryNotFoundError(name)
         return str(path)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetched)
@@ -118,6 +119,19 @@ def test_the_hubs_second_file_is_taken_where_there_is_no_first(
     )
     assert tower.identity is not None
     assert (tower.identity.source, tower.identity.quick_gelu) == ("hub:laion2b_s34b_b79k", False)
+
+
+def test_a_hub_that_is_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def offline(repository: str, name: str) -> str:
+        asked.append(name)
+        raise LocalEntryNotFoundError(f"no network for {repository}")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    with pytest.raises(WeightsError, match="no network for"):
+        registry.create("ViT-B/32", weights="hub:laion2b_s34b_b79k")
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

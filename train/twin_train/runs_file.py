@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +122,30 @@ def plan_runs(
 ) -> tuple[dict[str, PlannedRun], dict[str, Exception]]:
     """Name to run, and name to why its config cannot be."""
     planned, faults = {}, {}
+    resolved: dict[str, RunConfig | Exception] = {}
     for spec in specs:
         try:
             config = load_run_config(spec.policy, settings=spec.set)
-            planned[spec.name] = PlannedRun(spec, config, resolve_config(config))
         except Exception as error:  # noqa: BLE001 one run's fault is no other's
             faults[spec.name] = error
+            continue
+        # Once for all training seeds and tasks: where there is no network, a hub is waited for.
+        key = repr((config.policy, config.train.features))
+        if key not in resolved:
+            resolved[key] = _try_resolving(config)
+        found = resolved[key]
+        if isinstance(found, Exception):
+            faults[spec.name] = found
+        else:
+            planned[spec.name] = PlannedRun(spec, config, replace(found, train=config.train))
     return planned, faults
+
+
+def _try_resolving(config: RunConfig) -> RunConfig | Exception:
+    try:
+        return resolve_config(config)
+    except Exception as error:  # noqa: BLE001 as above
+        return error
 
 
 def camera_sets(runs: Sequence[PlannedRun]) -> dict[Path, list[Cameras]]:

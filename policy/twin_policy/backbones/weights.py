@@ -121,22 +121,31 @@ def fetch(weights: str, hub_file: HubFile, *, setting: str) -> Path:
     Raises:
         WeightsError: in neither; the message says how to bring it here by hand.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, first = hub_file.repository, hub_file.names[0]
-    errors: list[Exception] = []
+    for name in hub_file.names:
+        if isinstance(held := try_to_load_from_cache(repository, name), str):
+            return Path(held)
+    failure: Exception | None = None
     for name in hub_file.names:
         try:
             return Path(hf_hub_download(repository, name))
         except Exception as error:  # noqa: BLE001 the hub's errors are many and change
-            errors.append(error)
+            failure = failure or error
+            # Only where the hub answers, and has no such file, is it worth asking for the next.
+            if not isinstance(error, EntryNotFoundError) or isinstance(
+                error, LocalEntryNotFoundError
+            ):
+                break
     folder = f"weights/{repository.rpartition('/')[2]}"
     raise WeightsError(
         f"{weights}: {first} of {repository} on the Hugging Face hub is not in the local cache "
-        f"and cannot be fetched ({type(errors[0]).__name__}: {errors[0]}). On a machine with a "
+        f"and cannot be fetched ({type(failure).__name__}: {failure}). On a machine with a "
         f"network, `hf download {repository} {first} --local-dir {folder}`; copy the folder here "
         f"and set {setting} to {folder}/{first}"
-    ) from errors[0]
+    ) from failure
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
