@@ -198,6 +198,56 @@ def test_missing_and_unfinished_runs_are_shown(tmp_path: Path) -> None:
     assert {one.verdict for one in files.comparisons if "final" in one.b} == {"not there yet"}
 
 
+def fill_half(folder: Path, **changes: Any) -> Ablation:
+    """Layer 1 wins with training seed 0, and has but begun those that the others win."""
+    others = "ffffffff", "ssssssss", "ssssssss"
+    words = {"1": ("ssssssss", "fffffff", "fffffff"), "2": others, "final": others}
+    sweep = make_sweep(tasks=["reach"], seeds=[0, 1, 2], **changes)
+    return fill(folder, sweep, lambda run: words[run.variant.values["clip_layer"]][run.seed])
+
+
+def test_a_comparison_on_some_training_seeds_says_so_and_gives_no_letter(tmp_path: Path) -> None:
+    """Its winner may have the lower rate in the table, which takes all that was played."""
+    ablation = fill_half(tmp_path)
+    one = ablation.comparisons[0]
+    assert (one.trainings, one.winner) == (1, "clip_layer=1")
+    assert one.verdict == "clip_layer=1 better on training seed 0 only"
+    assert one.partial == "on training seed 0 only"
+    assert ablation.comparisons[2].verdict == "not told apart"
+    rates = [cell.rate for cell in ablation.cells]
+    assert rates == [pytest.approx(8 / 22), pytest.approx(2 / 3), pytest.approx(2 / 3)]
+    assert ablation.marks == {}
+    assert (
+        "no letters are given before" in write_ablation(ablation.sweep, tmp_path, drawn=False).text
+    )
+
+
+def test_a_baseline_with_fewer_training_seeds_gives_no_arrow(tmp_path: Path) -> None:
+    ablation = fill_half(tmp_path, baseline="clip_layer=1")
+    assert [one.winner for one in ablation.comparisons] == ["clip_layer=1"] * 2
+    assert ablation.marks == {}
+    text = write_ablation(ablation.sweep, tmp_path, drawn=False).text
+    assert "no arrow is given before" in text
+
+
+def test_what_has_only_begun_is_compared_so_far(tmp_path: Path) -> None:
+    sweep = make_sweep(tasks=["reach"])
+    words = {"1": "ffffff", "2": "ssssss", "final": "ssssss"}
+    ablation = fill(tmp_path, sweep, by_layer(words))
+    assert [one.partial for one in ablation.comparisons] == ["so far"] * 3
+    assert ablation.comparisons[2].verdict == "not told apart so far"
+    assert ablation.marks == {}
+
+
+def test_all_tasks_have_finished_what_each_task_has(tmp_path: Path) -> None:
+    """Seed 0 of one task and seed 1 of the other are no whole training seed."""
+    done = {("beat_block", 0), ("click_bell", 1)}
+    sweep = make_sweep(grid={"policy.encoder.clip_layer": [1]})
+    fill(tmp_path, sweep, lambda run: "ssssffff" if (run.task, run.seed) in done else "s")
+    write_ablation(sweep, tmp_path, drawn=False)
+    assert [row["finished"] for row in lines_of(tmp_path / "ablation.csv")] == ["1", "1", "0"]
+
+
 def test_a_sweep_without_any_run_has_its_table(tmp_path: Path) -> None:
     files = write_ablation(make_sweep(), tmp_path)
     assert files.page.exists()

@@ -36,8 +36,8 @@ class AblationCell:
     """Training seed and its rate, where there is one."""
     trainings: int
     """Training seeds that the sweep asks for."""
-    finished: int
-    """Training seeds whose evaluation is complete (of all tasks)."""
+    finished_seeds: tuple[int, ...]
+    """Training seeds whose evaluation is complete (on every task)."""
     train_seconds: float | None
     """Mean of the trainings, as all below; None where nothing is known."""
     inference_ms: float | None
@@ -57,6 +57,11 @@ class AblationCell:
     def highest(self) -> float | None:
         """Rate of the best training seed."""
         return max((rate for _, rate in self.seed_rates), default=None)
+
+    @property
+    def finished(self) -> int:
+        """How many training seeds are complete."""
+        return len(self.finished_seeds)
 
     @property
     def complete(self) -> bool:
@@ -112,7 +117,7 @@ def _make_cell(
             (result.run.seed, fmean(result.scored.values())) for result in results if result.scored
         ),
         trainings=len(results),
-        finished=sum(result.finished for result in results),
+        finished_seeds=tuple(result.run.seed for result in results if result.finished),
         train_seconds=_mean(result.train_seconds for result in results),
         inference_ms=1000 * seconds / steps if steps else None,
         learning_parameters=_first(result.learning_parameters for result in results),
@@ -140,7 +145,11 @@ def _pool(cells: Sequence[AblationCell]) -> AblationCell:
         errors=sum(cell.errors for cell in cells),
         seed_rates=tuple((seed, fmean(each[seed] for each in by_task)) for seed in seeds),
         trainings=cells[0].trainings,
-        finished=min(cell.finished for cell in cells),
+        finished_seeds=tuple(
+            seed
+            for seed in cells[0].finished_seeds
+            if all(seed in cell.finished_seeds for cell in cells)
+        ),
         train_seconds=_mean(cell.train_seconds for cell in cells),
         inference_ms=_mean(cell.inference_ms for cell in cells),
         learning_parameters=_first(cell.learning_parameters for cell in cells),

@@ -36,6 +36,9 @@ class AblationComparison:
     b: str
     trainings: int
     """Training seeds of each of the two that are compared."""
+    partial: str = ""
+    """Which training seeds it rests on (`on training seed 0 only`); empty if on all that the sweep
+    asks for, each evaluated to its end."""
     n: int
     """Scenes on which all these trainings were scored."""
     left_out: int
@@ -122,7 +125,7 @@ def _compare(
         agree=0,
         p=None,
     )
-    seeds = _common_seeds(ours, theirs)
+    seeds, partial = _common_seeds(ours, theirs)
     if not seeds:
         return replace(empty, verdict="not there yet")
     for task in tasks:
@@ -143,6 +146,7 @@ def _compare(
     return replace(
         empty,
         trainings=len(seeds),
+        partial=partial,
         n=len(counts),
         left_out=left_out,
         a_ahead=sum(count > 0 for count in counts),
@@ -156,8 +160,13 @@ def _compare(
     )
 
 
-def _common_seeds(ours: Mapping[str, Trainings], theirs: Mapping[str, Trainings]) -> list[int]:
-    """Training seeds that both have on all tasks: the finished ones, or else what has begun."""
+def _common_seeds(
+    ours: Mapping[str, Trainings], theirs: Mapping[str, Trainings]
+) -> tuple[list[int], str]:
+    """Training seeds that both have on all tasks: the finished ones, or else what has begun.
+
+    With the words for that these are not all of the sweep's, or not finished.
+    """
     everything = [*ours.values(), *theirs.values()]
     begun = [
         seed
@@ -165,7 +174,13 @@ def _common_seeds(ours: Mapping[str, Trainings], theirs: Mapping[str, Trainings]
         if all(seed in each and each[seed].records for each in everything)
     ]
     finished = [seed for seed in begun if all(each[seed].finished for each in everything)]
-    return finished or begun
+    seeds = finished or begun
+    if len(finished) == len(everything[0]):
+        return seeds, ""
+    words = f"on training seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
+    if finished:
+        return seeds, f"{words} only"
+    return seeds, "so far" if len(seeds) == len(everything[0]) else f"{words} so far"
 
 
 def _pair_up(a: Trainings, b: Trainings, seeds: Sequence[int], confidence: float) -> _Scenes:
@@ -211,12 +226,13 @@ def _judge(one: AblationComparison, p_holm: float, alpha: float, among: int) -> 
     assert one.difference is not None  # it was tested
     if p_holm <= alpha:
         winner = one.a if one.difference > 0 else one.b
-        return replace(one, p_holm=p_holm, winner=winner, verdict=f"{winner} better")
+        verdict = f"{winner} better {one.partial}".rstrip()
+        return replace(one, p_holm=p_holm, winner=winner, verdict=verdict)
     alone = one.p is not None and one.p <= alpha and among > 1
     return replace(
         one,
         p_holm=p_holm,
-        verdict=NOT_TOLD_APART,
+        verdict=f"{NOT_TOLD_APART} {one.partial}".rstrip(),
         remark=f"told apart if it were the only comparison, not among {among}" if alone else "",
     )
 
@@ -227,7 +243,8 @@ def marks(
     """What stands behind the rate of (variant, task).
 
     With a baseline: an arrow where the variant is better or worse than it. Without one: letters,
-    two that share one were not told apart; none where not every pair was compared.
+    two that share one were not told apart; none where not every pair was compared. A partial
+    comparison gives neither: the rate that it would stand behind is of other episodes.
     """
     by_task: dict[str, list[AblationComparison]] = {}
     for one in comparisons:
@@ -235,9 +252,13 @@ def marks(
     shown: dict[tuple[str, str], str] = {}
     for task, group in by_task.items():
         if sweep.baseline is not None:
-            arrows = {one.a: "↑" if one.winner == one.a else "↓" for one in group if one.winner}
+            arrows = {
+                one.a: "↑" if one.winner == one.a else "↓"
+                for one in group
+                if one.winner and not one.partial
+            }
             shown |= {(label, task): arrow for label, arrow in arrows.items()}
-        elif len(sweep.variants) > 2 and all(one.n for one in group):
+        elif len(sweep.variants) > 2 and all(one.n and not one.partial for one in group):
             rates = {c.variant.label: c.rate or 0.0 for c in cells if c.task == task}
             names = sorted(rates, key=lambda label: -rates[label])
             different = [(one.a, one.b) for one in group if one.winner]

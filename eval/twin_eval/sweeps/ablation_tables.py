@@ -336,7 +336,7 @@ def footnotes(ablation: Ablation) -> list[str]:
             f"{alpha}.",
             f'"{NOT_TOLD_APART}" does not mean equal: the interval says what the data leave open.',
         ]
-        told.append(_mark_note(ablation))
+        told += [_mark_note(ablation), _partial_note(ablation)]
     if len(sweep.tasks) > 1:
         told.append(
             "All tasks: the mean of the tasks' rates; its comparisons are adjusted among "
@@ -362,6 +362,18 @@ def _mark_note(ablation: Ablation) -> str:
     if ablation.sweep.baseline is None:
         return "Variants that share a letter were not told apart on that task."
     return f"↑, ↓: told apart from {ablation.sweep.baseline}, and better or worse than it."
+
+
+def _partial_note(ablation: Ablation) -> str:
+    if not any(one.partial for one in ablation.comparisons):
+        return ""
+    return (
+        '"On training seed … only", "so far": a comparison takes the training seeds that both '
+        "variants have finished, or else what has begun, while a rate takes all episodes "
+        "played. So the two may point different ways until all is finished, and no "
+        + ("letters are" if ablation.sweep.baseline is None else "arrow is")
+        + " given before."
+    )
 
 
 def ablation_markdown(ablation: Ablation) -> str:
