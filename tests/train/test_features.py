@@ -356,6 +356,11 @@ def test_the_command_makes_what_training_finds(
     (folder,) = tmp_path.glob("toy.*.features")
     assert len(list(folder.iterdir())) == 1
 
+    # What the policy reads, not a class token, and of all layers.
+    averaged = ["--set", "policy.encoder.pooling=avg", "--layers", "all"]
+    assert main([*words, *averaged]) == 0
+    assert "78 pictures; 4 layers, mean, bf16: " in capsys.readouterr().out
+
     for wrong, message in (
         (["--layers", "7"], "has layers block0 to block2"),
         (["--readout", "grid"], "unknown readout 'grid'"),

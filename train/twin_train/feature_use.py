@@ -167,8 +167,10 @@ def find_or_extract(
         return find_features(Path(choice), wanted, store)
     try:
         return find_features(features_folder(store), wanted, store)
-    except (FileNotFoundError, FeaturesError):
+    except (FileNotFoundError, FeaturesError) as error:
         # What is there is of other weights, layers or episodes: it stays, or is gone on with.
+        if isinstance(error, FeaturesError):
+            say(f"{error}\nso features are extracted now")
         held = {wanted.layer: (wanted.readout,)}
         return extract(
             store, backbone, held=held, device=device, threads=threads, quiet=quiet, say=say

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="KIND",
         help="class_token, pooled, projected, mean, grid:HxW or tokens, as often as needed; "
-        "default: class_token, or mean where there is none",
+        "default: what the policy reads; without one class_token, or mean where there is none",
     )
     extract.add_argument(
         "--dtype", choices=("bf16", "fp32"), default="bf16", help="of the file; default: bf16"
@@ -99,7 +99,7 @@ def _extract(args: argparse.Namespace) -> int:
     readouts = [parse_readout(word) for word in args.readout or ()]
     backbone = _make_tower(encoder, seed)
     layers = parse_layers(args.layers, backbone, default=encoder.layer if args.policy else ALL)
-    readouts = readouts or ["class_token" if backbone.has_class_token else "mean"]
+    readouts = readouts or _default_readouts(encoder if args.policy else None, backbone)
     features = extract(
         _open_data(args, config, threads),
         backbone,
@@ -114,6 +114,18 @@ def _extract(args: argparse.Namespace) -> int:
     choice = "auto" if args.out is None else features.path
     print(f"{features.path}: {len(features.episodes)} episodes; train with train.features={choice}")
     return 0
+
+
+def _default_readouts(encoder: EncoderConfig | None, backbone: VisionBackbone) -> list[str]:
+    """What the policy reads, if there is one; of layers that have no such thing what all have."""
+    from twin_policy.pretrained import complete
+    from twin_train.features import wanted_of
+
+    usual = "class_token" if backbone.has_class_token else "mean"
+    if encoder is None:
+        return [usual]
+    read = wanted_of(complete(encoder), backbone).readout
+    return [read, usual] if read == "projected" else [read]
 
 
 def _config(args: argparse.Namespace) -> RunConfig:

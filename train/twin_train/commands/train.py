@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -75,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
         assignments.append(f"train.seed={args.seed}")
     if args.steps is not None:
         assignments.append(f"train.num_steps={args.steps}")
+    # That features are extracted first, say, and why those that are there do not serve.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("twin_train").setLevel(logging.INFO)
     config = load_run_config(args.policy, assignments)
     tasks = args.task.split(",")
     data = choose_data(tasks, args.data, args.config)
