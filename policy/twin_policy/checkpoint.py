@@ -82,7 +82,10 @@ def _group(config: PolicyConfig, task: str, entry: TaskEntry) -> str:
 
 
 def save_weights(folder: Path, policy: ChunkPolicy, provenance: dict[str, Any]) -> None:
-    """Replaces weights and provenance; a reader sees the old ones or the new ones."""
+    """Replaces weights, then provenance: what the provenance says was trained is there.
+
+    Stopped between the two, the folder is refused until it is saved again.
+    """
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in policy.deployable_state().items()
@@ -93,8 +96,8 @@ def save_weights(folder: Path, policy: ChunkPolicy, provenance: dict[str, Any]) 
         "fixed_files_sha256": _digest(folder),
         "steps": str(provenance.get("steps", "")),
     }
-    write_text(folder / PROVENANCE, json.dumps(provenance, indent=1, sort_keys=True))
     write_atomically(folder / WEIGHTS, lambda part: save_file(tensors, str(part), metadata=header))
+    write_text(folder / PROVENANCE, json.dumps(provenance, indent=1, sort_keys=True))
 
 
 def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -102,8 +105,8 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
 
     Raises:
         FileNotFoundError: no such folder.
-        CheckpointError: a missing or broken file, another format version, files of two runs,
-            weights that do not fit the config.
+        CheckpointError: a missing or broken file, another format version, files of two runs or
+            of two saves, weights that do not fit the config.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -116,7 +119,8 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
             )
     stored = read_yaml(folder / "config.yaml")
     _check_version(folder, stored.get("format_version"))
-    _check_header(folder)
+    provenance = _read_json(folder / PROVENANCE)
+    _check_header(folder, steps=str(provenance.get("steps", "")))
     config = parse(
         PolicyConfig, stored.get("policy"), source=str(folder / "config.yaml"), prefix="policy"
     )
@@ -134,7 +138,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
     except RuntimeError as error:
         raise CheckpointError(f"{folder / WEIGHTS}: does not fit config.yaml: {error}") from error
     policy.to(device).eval().requires_grad_(False)
-    return Checkpoint(policy, tasks, _read_json(folder / PROVENANCE))
+    return Checkpoint(policy, tasks, provenance)
 
 
 def _read_tasks(folder: Path, config: PolicyConfig) -> dict[str, TaskEntry]:
@@ -193,7 +197,7 @@ def _check_version(folder: Path, version: object) -> None:
         )
 
 
-def _check_header(folder: Path) -> None:
+def _check_header(folder: Path, *, steps: str) -> None:
     try:
         with safe_open(str(folder / WEIGHTS), framework="pt") as file:
             header = file.metadata() or {}
@@ -204,6 +208,13 @@ def _check_header(folder: Path) -> None:
     if header.get("fixed_files_sha256") != _digest(folder):
         raise CheckpointError(
             f"{folder}: {', '.join(FIXED)} are not those that these weights were trained with"
+        )
+    written = header.get("steps")  # Not of each checkpoint known.
+    if written and written != steps:
+        raise CheckpointError(
+            f"{folder}: {WEIGHTS} is of step {written}, {PROVENANCE} of step {steps or 'unknown'}: "
+            "a save was cut short: run the same training again, which goes on from its last whole "
+            "save"
         )
 
 

@@ -1,7 +1,7 @@
 """Stands in for `twinbench` in tests of sweeps: the same words and files, and no work.
 
 Each episode is as `episode.json` says. A run whose settings have `train.fault` goes wrong: `plan`,
-`prepare`, `train`, `crash` or `evaluate` says where. One with `train.waits` waits after its first
+`prepare`, `train`, `save`, `crash` or `evaluate` says where. One with `train.waits` waits after its first
 step until it is stopped or a file `go` is there.
 """
 
@@ -133,7 +133,7 @@ def train(runs: list[dict[str, Any]], report: Path) -> int:
         folder = Path(run["out"])
         folder.mkdir(parents=True, exist_ok=True)
         for step in range(steps_of(folder) + 1, TOTAL + 1):
-            (folder / "provenance.json").write_text(json.dumps({"steps": step}))
+            save(folder, step, fails=fault == "save" and step == TOTAL)
             while run["set"].get("train.waits") and not stopped and not Path("go").exists():
                 time.sleep(0.01)
             if stopped and step < TOTAL:
@@ -141,8 +141,20 @@ def train(runs: list[dict[str, Any]], report: Path) -> int:
                 return 130
         if fault == "evaluate":
             (folder / "fault").touch()
+        if fault == "save":
+            say(report, run, "failed", "No space left on device")
+            status = 1
+            continue
+        (folder / "card.md").touch()
         say(report, run, "done")
     return status
+
+
+def save(folder: Path, step: int, *, fails: bool = False) -> None:
+    """Weights and provenance of a step; `fails`: the weights stay those of the step before."""
+    header = json.dumps({"__metadata__": {"steps": str(step - fails)}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (folder / "provenance.json").write_text(json.dumps({"steps": step}))
 
 
 def evaluate(given: dict[str, str]) -> int:

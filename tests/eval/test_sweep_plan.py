@@ -27,7 +27,14 @@ from twin_eval.sweeps.plan import Means, Standing, cut_chunks, is_evaluated, mak
 from twin_eval.sweeps.plan_text import plan_text
 from twin_eval.sweeps.schedule import Loss, Schedule, losses_text
 from twin_eval.sweeps.spec import Sweep, SweepRun
-from twin_eval.sweeps.trainings import Tower, Training, TrainingPlan, changed_keys, define_run
+from twin_eval.sweeps.trainings import (
+    Tower,
+    Training,
+    TrainingPlan,
+    changed_keys,
+    define_run,
+    lacks,
+)
 
 FOLDER = Path("outputs/sweeps/small")
 
@@ -152,6 +159,28 @@ def test_runs_with_a_live_backbone_are_alone() -> None:
     runs = make_sweep().runs
     chunks = cut_chunks(runs, trainings(runs, features=False, live_backbone="tuned"), slots=1)
     assert chunks == [[run] for run in runs]
+
+
+def test_a_training_is_finished_or_lacks_something(tmp_path: Path) -> None:
+    def save(*, provenance: int, weights: int | None) -> None:
+        (tmp_path / "provenance.json").write_text(json.dumps({"steps": provenance}))
+        metadata = {} if weights is None else {"__metadata__": {"steps": str(weights)}}
+        header = json.dumps({**metadata, "w": {"dtype": "F32", "shape": []}}).encode()
+        content = len(header).to_bytes(8, "little") + header + bytes(4)
+        (tmp_path / "model.safetensors").write_bytes(content)
+
+    assert lacks(tmp_path, 60) == "0 of 60 steps are trained"
+    save(provenance=60, weights=60)
+    assert lacks(tmp_path, 60) == "card.md is missing, which ends a training"
+    (tmp_path / "card.md").touch()
+    assert lacks(tmp_path, 60) == ""
+    assert lacks(tmp_path, 70) == "60 of 70 steps are trained"
+    save(provenance=60, weights=40)
+    assert lacks(tmp_path, 60) == "model.safetensors is of step 40, not 60"
+    save(provenance=60, weights=None)
+    assert lacks(tmp_path, 60) == "model.safetensors is of step unknown, not 60"
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 20)
+    assert lacks(tmp_path, 60) == "model.safetensors is of step unknown, not 60"
 
 
 def test_an_evaluation_is_whole_or_not() -> None:

@@ -88,6 +88,7 @@ def test_a_failure_takes_nothing_with_it_but_what_needs_it() -> None:
         ("plan", "cannot be trained: its weights are missing"),
         ("prepare", "blocked: preparing the data failed: a picture is damaged"),
         ("crash", "blocked: training failed: Segmentation fault, or so"),
+        ("save", "blocked: training failed: No space left on device"),
         ("evaluate", "evaluation failed: the checkpoint is not whole"),
     ],
 )

@@ -201,6 +201,33 @@ def test_a_failed_save_keeps_the_old_weights(
     assert not [path for path in folder.iterdir() if "part" in path.name]
 
 
+def test_a_save_that_is_cut_short_never_passes_for_a_later_one(
+    folder: Path, tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("twin_policy.checkpoint.save_file", fail)
+        with pytest.raises(OSError, match="disk full"):
+            save_weights(folder, tiny_policy, {"steps": 8})
+    assert load_checkpoint(folder).provenance["steps"] == 7
+    with monkeypatch.context() as broken:
+        broken.setattr("twin_policy.checkpoint.write_text", fail)
+        with pytest.raises(OSError, match="disk full"):
+            save_weights(folder, tiny_policy, {"steps": 8})
+    with pytest.raises(CheckpointError, match=r"is of step 8, .* of step 7: .* training again"):
+        load_checkpoint(folder)
+    save_weights(folder, tiny_policy, {"steps": 8})
+    assert load_checkpoint(folder).provenance["steps"] == 8
+
+
+def test_a_checkpoint_that_knows_no_steps_loads(folder: Path) -> None:
+    resign(folder)
+    edit(folder / "provenance.json", lambda p: p.pop("steps"))
+    load_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -12,7 +12,7 @@ from twin_eval.sweeps.executor import INTERRUPTED, Ended
 from twin_eval.sweeps.jobs import LOGS, Job, JobEnd, RunEnd, State
 from twin_eval.sweeps.plan import is_evaluated, is_trained, read_length, read_played
 from twin_eval.sweeps.spec import Sweep, SweepRun
-from twin_eval.sweeps.trainings import TrainingPlan
+from twin_eval.sweeps.trainings import TrainingPlan, checkpoint_folder, lacks
 
 TAIL_BYTES = 1 << 16
 HEAD = "== "
@@ -77,15 +77,15 @@ class Outcomes:
         job, said = ended.job, read_report(ended.job.report)
         runs = {}
         for run in job.runs:
-            if self._is_done(ended, run, said):
+            failed = _state(said, run) == "failed"
+            if not failed and self._is_done(ended, run, said):
                 runs[run] = RunEnd("done", "", self._definitions.get(run, ""))
                 continue
-            failed = _state(said, run) == "failed"
             if stopping and not failed:
                 runs[run] = RunEnd("interrupted")
                 continue
             reason = str(said.get(run, {}).get("reason") or "") if failed else ""
-            reason = _one_line(reason) or self._reason(ended)
+            reason = _one_line(reason) or self._lacking(ended, run) or self._reason(ended)
             runs[run] = RunEnd("failed", reason, self._definitions.get(run, ""))
         return runs
 
@@ -100,6 +100,14 @@ class Outcomes:
 
     def _trained(self, run: str) -> bool:
         return is_trained(self._folder, self._runs[run], self._trainings)
+
+    def _lacking(self, ended: Ended, run: str) -> str:
+        """What a training that ended well has not left; empty if it did not end well."""
+        if ended.job.kind != "train" or ended.status != 0:
+            return ""
+        checkpoint = checkpoint_folder(self._folder, self._runs[run])
+        lacking = lacks(checkpoint, self._trainings.runs[run].total_steps)
+        return f"it ended well, but {lacking}: delete {checkpoint} to train anew"
 
     def _reason(self, ended: Ended) -> str:
         if ended.status == INTERRUPTED:

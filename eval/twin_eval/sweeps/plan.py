@@ -17,7 +17,7 @@ from twin_eval.sweeps.trainings import (
     checkpoint_folder,
     count_demonstrations,
     evaluation_folder,
-    read_provenance,
+    lacks,
 )
 
 DATA, SCENES = "demonstrations of", "scenes of"
@@ -77,10 +77,8 @@ def look(
 
 
 def is_trained(folder: Path, run: SweepRun, trainings: TrainingPlan) -> bool:
-    """Whether the run's checkpoint has all its steps."""
-    total = trainings.runs[run.name].total_steps
-    steps = read_provenance(checkpoint_folder(folder, run)).get("steps")
-    return total is not None and steps == total
+    """Whether the run's checkpoint is finished."""
+    return not lacks(checkpoint_folder(folder, run), trainings.runs[run.name].total_steps)
 
 
 def read_played(folder: Path, run: SweepRun) -> list[EpisodeRecord]:

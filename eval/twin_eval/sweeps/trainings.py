@@ -21,8 +21,13 @@ VERSION = 1
 RUNS = "runs.json"
 ASKED = "asked.json"
 """In a run's folder: what was asked for when it was first trained."""
+CARD, WEIGHTS = "card.md", "model.safetensors"
+"""In a checkpoint: the card is written when training has ended, after all else."""
 FEATURES = "train.features"
 NOT_OF_THE_RESULT = (FEATURES, "train.image_cache_mb", "train.wandb")
+
+MOST_HEADER_BYTES = 100_000_000
+"""More is no safetensors file."""
 
 TWINBENCH = (sys.executable, "-m", "twin_eval.cli")
 
@@ -282,3 +287,34 @@ def read_provenance(checkpoint: Path) -> dict[str, Any]:
         return dict(json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def lacks(checkpoint: Path, total: int | None) -> str:
+    """What a checkpoint lacks of a training of so many steps; empty if it is finished.
+
+    As `train-many` tells it, and by the weights themselves: those of an earlier save are no result.
+    """
+    steps = read_provenance(checkpoint).get("steps")
+    if total is None or steps != total:
+        return f"{steps or 0} of {total or 'unknown'} steps are trained"
+    if not (checkpoint / CARD).is_file():
+        return f"{CARD} is missing, which ends a training"
+    if (written := read_weights_steps(checkpoint)) != str(total):
+        return f"{WEIGHTS} is of step {written or 'unknown'}, not {total}"
+    return ""
+
+
+def read_weights_steps(checkpoint: Path) -> str:
+    """The step that a checkpoint's weights are of, as their header says; empty if unknown.
+
+    A safetensors file begins with 8 bytes, little-endian: the length of the JSON that follows.
+    """
+    try:
+        with (checkpoint / WEIGHTS).open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > MOST_HEADER_BYTES:
+                return ""
+            header = json.loads(stream.read(length))
+        return str(header["__metadata__"]["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
