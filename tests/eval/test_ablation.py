@@ -198,6 +198,22 @@ def test_missing_and_unfinished_runs_are_shown(tmp_path: Path) -> None:
     assert {one.verdict for one in files.comparisons if "final" in one.b} == {"not there yet"}
 
 
+def test_a_verdict_says_where_training_seeds_disagree(tmp_path: Path) -> None:
+    sweep = make_sweep(
+        tasks=["reach"], grid={"policy.encoder.clip_layer": [1, 2]}, evaluate={"episodes": 40}
+    )
+    words = {"1": ("s" * 40, "s" * 4 + "f" * 36), "2": ("f" * 40, "s" * 8 + "f" * 32)}
+    ablation = fill(
+        tmp_path,
+        sweep,
+        lambda run: words[run.variant.values["clip_layer"]][run.seed],
+        planned=40,
+    )
+    (one,) = ablation.comparisons
+    assert (one.agree, one.trainings) == (1, 2)
+    assert one.verdict == "clip_layer=1 better, but not in each training seed"
+
+
 def fill_half(folder: Path, **changes: Any) -> Ablation:
     """Layer 1 wins with training seed 0, and has but begun those that the others win."""
     others = "ffffffff", "ssssssss", "ssssssss"

@@ -68,6 +68,16 @@ def test_scenes_that_say_nothing_count_by_their_episodes() -> None:
     assert high - low == pytest.approx(wilson[1] - wilson[0], rel=0.15)
 
 
+@pytest.mark.parametrize("trainings", [2, 4])
+def test_a_rate_never_rests_on_more_episodes_than_were_played(trainings: int) -> None:
+    """Half of the trainings always succeed, half never: all scenes are alike."""
+    low, high = clustered_rate_interval([trainings // 2] * 20, [trainings] * 20)
+    wilson = wilson_interval(10 * trainings, 20 * trainings)
+    assert low < wilson[0]
+    assert high > wilson[1]
+    assert high - low < 1.1 * (wilson[1] - wilson[0])
+
+
 def test_nothing_is_known_from_nothing() -> None:
     assert clustered_difference_interval([2], 2) == (-1.0, 1.0)
     assert clustered_rate_interval([], []) == (0.0, 1.0)

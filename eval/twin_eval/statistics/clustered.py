@@ -90,8 +90,9 @@ def clustered_rate_interval(
     """Interval for a success rate over scenes like these, for these trainings.
 
     Wilson's, with the number of independent episodes that would have the variance seen between
-    scenes: all of them if a scene says nothing about the outcome, one a scene if it decides it.
-    With one training it is Wilson's itself. (0, 1) if there are no trials.
+    scenes: one a scene if it decides the outcome, and at most all that were played, as where it
+    says nothing. The trainings are taken as given: how much they disagree widens nothing. With one
+    training it is Wilson's itself. (0, 1) if there are no trials.
 
     Args:
         successes: of each scene, over the trainings.
@@ -115,7 +116,7 @@ def clustered_rate_interval(
     if np.all(tried == 1):
         effective = scenes
     else:
-        effective = scenes / _between_scenes(won, tried)
+        effective = min(float(tried.sum()), scenes / _between_scenes(won, tried))
         quantile = float(stdtrit(max(1.0, scenes - 1), 0.5 + confidence / 2))
     return _wilson(rate, effective, quantile)
 

@@ -227,6 +227,8 @@ def _judge(one: AblationComparison, p_holm: float, alpha: float, among: int) -> 
     if p_holm <= alpha:
         winner = one.a if one.difference > 0 else one.b
         verdict = f"{winner} better {one.partial}".rstrip()
+        if one.agree < one.trainings:
+            verdict += ", but not in each training seed"
         return replace(one, p_holm=p_holm, winner=winner, verdict=verdict)
     alone = one.p is not None and one.p <= alpha and among > 1
     return replace(

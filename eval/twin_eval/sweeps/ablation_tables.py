@@ -306,9 +306,10 @@ def footnotes(ablation: Ablation) -> list[str]:
         f"Each cell: success rate and its {level} interval; n: scored episodes of all training "
         "seeds; errors are not in n."
         + (
-            " The interval counts a scene once however many trainings met it (Wilson's interval, "
-            "with the number of independent episodes that the spread between scenes speaks for); "
-            "seeds: the lowest and the highest rate of a training seed."
+            " The interval is for these networks, on scenes like these: Wilson's, with the number "
+            "of independent episodes that the spread between scenes speaks for, from one a scene "
+            "to all that were played. How much the training seeds differ is not in it, but "
+            "beside it; seeds: the lowest and the highest rate of a training seed."
             if several
             else " (Wilson.)"
         ),
