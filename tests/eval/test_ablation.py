@@ -328,6 +328,27 @@ def test_two_axes_make_a_grid_for_each_task(tmp_path: Path) -> None:
     assert panels[1].cells[1, 2].lines == ("21.5 to 78.5", "n = 8")
 
 
+def test_a_field_of_the_heat_map_leaves_nothing_out(tmp_path: Path) -> None:
+    """Random weights, range of the training seeds and errors stand beside each other."""
+    grid = {"policy.encoder.clip_layer": [1, 2], "policy.encoder.feature_dim": [64, 128]}
+    sweep = make_sweep(grid=grid, tasks=["reach"])
+    for run in sweep.runs:
+        layer, width = run.variant.values.values()
+        word = "eeeeeeee" if (layer, width) == ("2", "128") else "ssssffe" + "sf"[run.seed]
+        leave(tmp_path, run, play(word, run), weights=RANDOM if layer == "1" else "hub:openai")
+    ablation = read_ablation(sweep, tmp_path)
+    (panel,) = make_panels(ablation)
+    seeds = "seeds 57.1 to 71.4"
+    assert panel.cells[0, 0].lines[1:] == ("n = 14", "2 errors", seeds, RANDOM)
+    assert panel.cells[1, 0].lines[1:] == ("n = 14", "2 errors", seeds)
+    assert panel.cells[1, 1].lines == ("16 errors",)
+    files = write_ablation(sweep, tmp_path)
+    drawn = (tmp_path / "figures" / "heatmap.svg").read_text()
+    assert all(words in drawn for words in (RANDOM, seeds, "2 errors", "16 errors"))
+    assert "missing, 16 errors" in files.text
+    assert "leaves out the pass over the pictures" in files.text
+
+
 def test_an_axis_called_like_a_column_gets_a_name_of_its_own(tmp_path: Path) -> None:
     sweep = make_sweep(grid={"policy.encoder.weights": ["random", "hub:openai"]})
     write_ablation(sweep, tmp_path, drawn=False)

@@ -44,7 +44,7 @@ class HeatCell:
     mark: str
     """Behind the rate."""
     lines: tuple[str, ...]
-    """Small words below it."""
+    """Small words below it, or below "missing"."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ class _Grid:
             hatched = {"facecolor": TRACK, "edgecolor": HATCH, "hatch": "////", "linewidth": 0}
             axes.add_patch(Rectangle(place, *size, **hatched))  # type: ignore[arg-type]
             box = {"boxstyle": "round,pad=0.2", "facecolor": TRACK, "linewidth": 0}
-            axes.text(middle, top + self.row / 2, "missing", color=MUTED, bbox=box, **look)
+            words = "\n".join(["missing", *(cell.lines if cell else ())])
+            axes.text(middle, top + self.row / 2, words, color=MUTED, bbox=box, **look)
             return
         face, colour = shade(cell.rate)
         axes.add_patch(Rectangle(place, *size, facecolor=face, linewidth=0))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from twin_eval.figures import HeatCell, HeatPanel, heatmap_figure
+from twin_eval.policies import RANDOM_WEIGHTS
 from twin_eval.report.page import describe_sessions, page_template
 from twin_eval.sweeps.ablation_cells import AblationCell
 from twin_eval.sweeps.ablation_runs import Result
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def draw_heatmap(ablation: Ablation) -> Figure:
     """Two axes: a grid for each task. Otherwise variants against tasks."""
     level = f"{100 * ablation.confidence:g}%"
-    note = f"success rate with its {level} interval; n: scored episodes; hatched: no episode yet"
+    note = f"success rate with its {level} interval; n: scored episodes; hatched: none"
     if len(ablation.sweep.seeds) > 1:
         note += "; seeds: lowest and highest rate of a training seed"
     if ablation.marks and ablation.sweep.baseline is None:
@@ -77,13 +78,16 @@ def _grid(ablation: Ablation, task: str) -> HeatPanel:
 def _heat_cell(ablation: Ablation, cell: AblationCell, *, named: bool = False) -> HeatCell:
     """`named`: say in the cell where its network has random weights, as no label does."""
     label = cell.variant.label
+    errors = count(cell.errors, "error") if cell.errors else ""
     if cell.rate is None:
-        return HeatCell(None, "", ())
+        return HeatCell(None, "", (errors,) if errors else ())
     random = named and ablation.name(label) != label
     lines = (
         f"{percent(cell.low)} to {percent(cell.high)}",
         f"n = {cell.n}" + ("" if cell.complete else ", unfinished"),
-        "random weights" if random else seed_words(cell),
+        errors,
+        seed_words(cell),
+        RANDOM_WEIGHTS if random else "",
     )
     mark = ablation.marks.get((label, cell.task), "")
     return HeatCell(cell.rate, mark, tuple(filter(None, lines)))

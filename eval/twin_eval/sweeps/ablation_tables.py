@@ -150,7 +150,7 @@ def percent(share: float) -> str:
 def format_cell(cell: AblationCell, mark: str) -> str:
     """E.g. `62.5% b [52.0, 71.9], n = 100, seeds 60 to 65`."""
     if cell.rate is None:
-        return "missing"
+        return "missing" + (f", {count(cell.errors, 'error')}" if cell.errors else "")
     parts = [
         f"{100 * cell.rate:.1f}% {mark}".strip()
         + f" [{100 * cell.low:.1f}, {100 * cell.high:.1f}], n = {cell.n}",
@@ -347,7 +347,8 @@ def footnotes(ablation: Ablation) -> list[str]:
         "Policy, ms an action: wall time of the policy's own work over the actions taken, on the "
         "machine of the evaluation and with its other workers beside it. Action error: of sampled "
         "actions on the validation windows. Both, and the training's time, are means over "
-        "trainings and tasks."
+        "trainings and tasks. The training's time of a variant on stored features leaves out the "
+        "pass over the pictures that made them, which all such variants share."
     )
     told += [
         f"{one.task}, {one.a} and {one.b}: {one.remark}."
