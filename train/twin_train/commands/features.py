@@ -146,21 +146,17 @@ def _make_tower(encoder: EncoderConfig, seed: int) -> VisionBackbone:
     Raises:
         ValueError: not a tower, or weights that are missing or do not fit.
     """
-    import torch
-
-    from twin_policy.pretrained import build_backbone, complete, is_tower, load_tower, resolve
+    from twin_policy.pretrained import complete, is_tower, resolve
+    from twin_train.feature_use import make_tower
 
     if not is_tower(encoder.backbone):
         raise ValueError(
             f"features are of pretrained towers, and {encoder.backbone} is trained inside the "
             "encoder: choose another --backbone"
         )
-    encoder = resolve(complete(replace(encoder, tuning="frozen", shared_backbone=True)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = build_backbone(encoder)
-    load_tower([backbone], encoder)
-    return backbone
+    # Tuned or not: what is stored is what it starts from.
+    frozen = replace(encoder, tuning="frozen", shared_backbone=True)
+    return make_tower(resolve(complete(frozen)), seed=seed)
 
 
 def parse_layers(
