@@ -8,15 +8,13 @@ from pathlib import Path
 from twin_env.files import write_text
 from twin_eval.sweeps.ablation_cells import AblationCell, make_cells
 from twin_eval.sweeps.ablation_comparisons import AblationComparison, compare_variants, marks
+from twin_eval.sweeps.ablation_csv import ablation_csv, comparisons_csv, sweep_episodes_csv
 from twin_eval.sweeps.ablation_runs import read_results
 from twin_eval.sweeps.ablation_tables import (
     Ablation,
-    ablation_csv,
     ablation_latex,
     ablation_markdown,
-    comparisons_csv,
     notes,
-    sweep_episodes_csv,
 )
 from twin_eval.sweeps.spec import Sweep
 
