@@ -1,8 +1,8 @@
 """Stands in for `twinbench` in tests of sweeps: the same words and files, and no work.
 
-Each episode is as `episode.json` says. A run whose settings have `train.fault` goes wrong: `plan`,
-`prepare`, `train`, `save`, `crash` or `evaluate` says where. One with `train.waits` waits after its first
-step until it is stopped or a file `go` is there.
+Each episode is as `episode.json` says. A run whose settings have `train.fault` goes wrong:
+`prepare`, `train`, `save`, `crash`, `plan` or `evaluate` says where. One with `train.waits` waits
+after its first step until it is stopped or a file `go` is there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
     if command == "plan":
         return 0
     if command == "eval":
-        return evaluate(options(rest))
+        return evaluate(rest[0], rest[1], options(rest))
     assert command == "train-many"
     runs = json.loads(Path(rest[0]).read_text())["runs"]
     if "--plan" in rest:
@@ -157,16 +157,27 @@ def save(folder: Path, step: int, *, fails: bool = False) -> None:
     (folder / "provenance.json").write_text(json.dumps({"steps": step}))
 
 
-def evaluate(given: dict[str, str]) -> int:
+def evaluate(task: str, policy: str, given: dict[str, str]) -> int:
     checkpoint, episodes = Path(given["--checkpoint"]), int(given["--episodes"])
     if steps_of(checkpoint) != TOTAL or (checkpoint / "fault").exists():
         print("error: the checkpoint is not whole", file=sys.stderr)
         return 2
     folder = Path(given["--out"])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"definition": {}, "planned": episodes}))
+    definition = {
+        "usr_args": {"task_name": task, "seed": int(given["--seed"])},
+        "config": given["--config"],
+        "policy": policy,
+        "checkpoint": "as it was",
+        "noise_seed": 0,
+    }
+    (folder / "run.json").write_text(json.dumps({"definition": definition, "planned": episodes}))
     episode = json.loads(Path("episode.json").read_text())
-    lines = [json.dumps({"kind": "episode", **episode, "index": n}) for n in range(episodes)]
+    first = 100_000 * (1 + int(given["--seed"]))
+    lines = [
+        json.dumps({"kind": "episode", **episode, "index": n, "seed": first + n})
+        for n in range(episodes)
+    ]
     (folder / "journal.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return 0
 

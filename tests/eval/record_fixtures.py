@@ -79,6 +79,7 @@ def write_run(
     planned: int | None = None,
     environment: Mapping[str, str] | None = None,
     session: Mapping[str, Any] | None = None,
+    definition: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run folder with these episodes, as an evaluation leaves it."""
     folder.mkdir(parents=True)
@@ -91,6 +92,7 @@ def write_run(
         "usr_args": {"instruction_type": "unseen"},
         "checkpoint": "none",
         "noise_seed": 0,
+        **(definition or {}),
     }
     text = json.dumps({"definition": definition, "planned": planned or len(records)})
     (folder / "run.json").write_text(text)

@@ -59,7 +59,7 @@ def leave(
 ) -> None:
     """What a training and its evaluation leave in the sweep's folder."""
     place = folder / "runs" / run.name
-    write_run(place / "eval", records, planned=planned)
+    write_run(place / "eval", records, planned=planned, definition={"policy": "clip_dp"})
     (place / "checkpoint").mkdir()
     values = {
         "steps": 10,

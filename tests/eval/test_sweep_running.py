@@ -1,6 +1,8 @@
 """Sweeps run on a stand-in for `twinbench`: order, sharing, failures, resuming, kills."""
 
+import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,15 +10,22 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sweep_fixtures import FAKE, HERE, calls, make_sweep, run_session
+import yaml
+from record_fixtures import make_record, write_run
+from sweep_fixtures import FAKE, HERE, SMALL, calls, make_sweep, run_session
 
 from twin_env.files import FolderInUseError
+from twin_eval.commands import sweep as command
+from twin_eval.policies import digest_checkpoint
 from twin_eval.sweeps import session
+from twin_eval.sweeps.ablation import read_ablation, write_ablation
+from twin_eval.sweeps.asked import Asked
 from twin_eval.sweeps.jobs import read_ends
 from twin_eval.sweeps.running import StillAtWork, jobs_lock
-from twin_eval.sweeps.spec import Sweep
+from twin_eval.sweeps.spec import Sweep, load_sweep
 
 FOLDER = Path("outputs/sweeps/small")
 FAULTY = {"grid": {"v": {"good": {"train.x": 1}, "bad": {"train.fault": "train"}}}}
@@ -109,6 +118,105 @@ def test_runs_of_other_settings_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"(?s)episodes: 3 there, 2 now.*train.lr: 0.1 there, 0.2"):
         run_session(other)
+
+
+SMALLEST = {"tasks": ["click_bell"], "seeds": [0], "grid": {"v": {"a": {"train.lr": 0.1}}}}
+RUN = "click_bell/v=a/seed0"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluate": {"episodes": 2, "seed": 7}}, "evaluate.seed: 0 there, 7 now"),
+        (
+            {"evaluate": {"episodes": 2, "policy": "dp_resnet"}},
+            "evaluate.policy: 'clip_dp' there, 'dp_resnet' now",
+        ),
+    ],
+)
+def test_evaluations_of_other_settings_are_refused_and_in_no_table(
+    changes: dict[str, Any], said: str
+) -> None:
+    run_session(make_sweep(**SMALLEST))
+    calls()
+    other = make_sweep(**SMALLEST, **changes)
+    with pytest.raises(
+        ValueError, match=rf"1 evaluations .*{RUN}/eval:\n  {said}\nGive another --out"
+    ):
+        run_session(other)
+    assert calls() == []
+    files = write_ablation(other, FOLDER, drawn=False)
+    assert files.cells[0].n == 0
+    assert files.notes == (
+        f"Left out, made by other settings than the sweep has now ({said}): 1 run ({RUN}).",
+    )
+    shutil.rmtree(FOLDER / "runs" / RUN / "eval")
+    assert run_session(other) == []
+    assert write_ablation(other, FOLDER, drawn=False).cells[0].n == 2
+
+
+def call_sweep(*words: str) -> int:
+    """`twinbench sweep`, in this process."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([*words, "--out", str(FOLDER)]))
+
+
+@pytest.mark.processes
+def test_a_changed_sweep_touches_neither_its_copy_nor_its_old_results(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_session(make_sweep(**SMALLEST))
+    (FOLDER / "sweep.yaml").write_text("as it was")
+    runs_file = (FOLDER / "runs.json").read_bytes()
+    grid = {"v": {"a": {"train.lr": 0.2}, "b": {"train.lr": 0.1}}}
+    Path("small.yaml").write_text(yaml.safe_dump({**SMALL, **SMALLEST, "grid": grid}))
+    with pytest.raises(ValueError, match="1 trainings by other settings"):
+        call_sweep("small.yaml")
+    assert (FOLDER / "sweep.yaml").read_text() == "as it was"
+    assert (FOLDER / "runs.json").read_bytes() == runs_file
+    assert "looking at 2 trainings ..." in capsys.readouterr().err
+    assert call_sweep("small.yaml", "--table") == 0
+    said = "(set.train.lr: 0.1 there, 0.2 now): 1 run (click_bell/v=a/seed0)"
+    assert said in capsys.readouterr().out
+    assert said in (FOLDER / "ablation.md").read_text()
+    assert read_ablation(load_sweep("small.yaml"), FOLDER).cells[0].n == 0
+
+
+@pytest.mark.processes
+def test_the_copy_of_a_sweep_is_written_once_it_is_accepted() -> None:
+    written: list[bool] = []
+    run_session(make_sweep(**SMALLEST), accepted=lambda: written.append((FOLDER / "runs").exists()))
+    assert written == [False]
+
+
+@pytest.mark.processes
+def test_more_episodes_go_on_and_fewer_are_enough() -> None:
+    run_session(make_sweep(**SMALLEST))
+    for episodes, played in ((1, False), (3, True)):
+        calls()
+        assert run_session(make_sweep(**SMALLEST, evaluate={"episodes": episodes})) == []
+        assert bool(calls("eval")) == played
+
+
+def test_a_checkpoint_that_was_trained_anew_is_another_one() -> None:
+    sweep = make_sweep(**SMALLEST)
+    (run,) = sweep.runs
+    place = FOLDER / "runs" / RUN
+    (place / "checkpoint").mkdir(parents=True)
+    weights = place / "checkpoint" / "model.safetensors"
+    weights.write_bytes(b"first")
+    write_run(place / "eval", [make_record(0, policy="clip_dp")])
+    description = place / "eval" / "run.json"
+    digest = digest_checkpoint(place / "checkpoint")
+    description.write_text(description.read_text().replace('"none"', f'"{digest}"'))
+    os.utime(weights, ns=(0, description.stat().st_mtime_ns + 1))
+    assert Asked(sweep, FOLDER).evaluation_changes(run) == []
+    weights.write_bytes(b"again")
+    os.utime(weights, ns=(0, description.stat().st_mtime_ns + 1))
+    (changed,) = Asked(sweep, FOLDER).evaluation_changes(run)
+    assert changed.startswith(f"checkpoint: '{digest}' there, ")
 
 
 @pytest.mark.processes

@@ -6,6 +6,7 @@ What is done is kept: interrupted or killed, the same command goes on where it s
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.plan and args.table:
         raise ValueError("give either --plan or --table")
-    path = find_sweep(args.sweep)
+    text = find_sweep(args.sweep).read_text(encoding="utf-8")
     sweep = load_sweep(args.sweep)
     folder: Path = args.out or OUT / sweep.name
     if args.table:
@@ -86,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
         collect=args.collect,
         retry_errors=args.retry_failed,
     )
+    print(f"looking at {len(sweep.runs)} trainings ...", file=sys.stderr, flush=True)
     if args.plan:
         print(session.show_plan(sweep, folder, runs, means, retry_failed=args.retry_failed))
         return 0
     with session.held(folder) as hold:
-        write_text(folder / "sweep.yaml", path.read_text(encoding="utf-8"))
         failed = session.run_session(
             sweep,
             folder,
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
             hold=hold,
             devices=args.devices,
             retry_failed=args.retry_failed,
+            accepted=lambda: write_text(folder / "sweep.yaml", text),
             write_table=lambda: draw(sweep, folder, drawn=False),
             say=lambda text: print(text, flush=True),
         )
@@ -115,7 +117,10 @@ def write_table(sweep: Sweep, folder: Path) -> int:
     if not any(folder.glob("runs/**/eval/run.json")):
         print(f"no table: no evaluation has begun in {folder}")
         return 1
-    print(f"\nresults: {folder}/ ({draw(sweep, folder, drawn=True)})")
+    files = draw(sweep, folder, drawn=True)
+    print(f"\nresults: {folder}/ ({files})")
+    for note in files.notes:
+        print(f"note: {note}")
     return 0
 
 

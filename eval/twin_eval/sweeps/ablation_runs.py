@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from twin_eval.journal import RUN_NAME, JournalError
 from twin_eval.policies import read_training_progress, read_weights_source
 from twin_eval.records import EpisodeRecord
 from twin_eval.report.runs import Run, load_runs
+from twin_eval.sweeps.asked import Asked
 from twin_eval.sweeps.spec import Sweep, SweepRun
 
 RUNS, CHECKPOINT, EVALUATION = "runs", "checkpoint", "eval"
@@ -33,6 +34,8 @@ class Result:
     """What was evaluated; None if nothing was."""
     problem: str
     """Why its evaluation cannot be read; empty if it can, or there is none."""
+    changes: tuple[str, ...] = ()
+    """What the sweep asks for now and the run was not made by: such results are left out."""
     training: str
     """A word on a training that has not finished; else empty."""
     weights: str
@@ -72,13 +75,20 @@ class Result:
 
 
 def read_results(sweep: Sweep, folder: Path) -> list[Result]:
-    """Every run of the sweep, in its order; those that have not begun too."""
-    return [_read(run, sweep.episodes, folder / RUNS / run.name) for run in sweep.runs]
+    """Every run of the sweep, in its order; those that have not begun too.
+
+    A run whose settings have changed since is as one that has not begun, and says what changed.
+    """
+    asked = Asked(sweep, folder)
+    return [_read(run, sweep.episodes, folder / RUNS / run.name, asked) for run in sweep.runs]
 
 
-def _read(run: SweepRun, wanted: int, folder: Path) -> Result:
+def _read(run: SweepRun, wanted: int, folder: Path, asked: Asked) -> Result:
+    if changes := asked.training_changes(run):
+        return _left_out(run, wanted, changes)
+    changes = asked.evaluation_changes(run)
     evaluation, problem = None, ""
-    if (folder / EVALUATION / RUN_NAME).exists():
+    if (folder / EVALUATION / RUN_NAME).exists() and not changes:
         try:
             (evaluation,) = load_runs([folder / EVALUATION])
         except (JournalError, ValueError, OSError) as error:
@@ -91,6 +101,7 @@ def _read(run: SweepRun, wanted: int, folder: Path) -> Result:
         wanted=wanted,
         evaluation=evaluation,
         problem=problem,
+        changes=tuple(changes),
         training=read_training_progress(folder / CHECKPOINT),
         weights=weights or (evaluation.weights if evaluation else ""),
         train_seconds=_number(provenance.get("train_seconds")),
@@ -100,6 +111,21 @@ def _read(run: SweepRun, wanted: int, folder: Path) -> Result:
         action_error_rad=(
             _number(validation.get("mean_abs")) if isinstance(validation, Mapping) else None
         ),
+    )
+
+
+def _left_out(run: SweepRun, wanted: int, changes: Sequence[str]) -> Result:
+    return Result(
+        run=run,
+        wanted=wanted,
+        evaluation=None,
+        problem="",
+        changes=tuple(changes),
+        training="",
+        weights="",
+        train_seconds=None,
+        learning_parameters=None,
+        action_error_rad=None,
     )
 
 

@@ -204,7 +204,7 @@ def facts(ablation: Ablation) -> str:
 def notes(ablation: Ablation) -> list[str]:
     """What a reader must know beside the numbers: what is missing, random weights, errors."""
     results, sweep = ablation.results, ablation.sweep
-    none = [result for result in results if not result.records]
+    none = [result for result in results if not (result.records or result.changes)]
     part = [result for result in results if result.records and not result.finished]
     errors = sum(cell.errors for cell in ablation.cells if cell.task != ALL_TASKS)
     told = []
@@ -214,6 +214,7 @@ def notes(ablation: Ablation) -> list[str]:
         )
     if part:
         told.append(_list(f"Unfinished: {count(len(part), 'evaluation')}", part))
+    told += _changed(results)
     told += [
         f"{r.run.name}: the evaluation cannot be read: {r.problem}" for r in results if r.problem
     ]
@@ -225,6 +226,22 @@ def notes(ablation: Ablation) -> list[str]:
     if errors:
         told.append(f"{count(errors, 'episode')} ended in an error, and are in no rate.")
     return told
+
+
+def _changed(results: Sequence[Result]) -> list[str]:
+    """Runs that are left out, those of one reason together."""
+    by_changes: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        if result.changes:
+            by_changes.setdefault(result.changes, []).append(result)
+    return [
+        _list(
+            "Left out, made by other settings than the sweep has now "
+            f"({'; '.join(changes)}): {count(len(several), 'run')}",
+            several,
+        )
+        for changes, several in by_changes.items()
+    ]
 
 
 def _list(words: str, results: Sequence[Result]) -> str:

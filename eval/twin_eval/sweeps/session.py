@@ -15,6 +15,7 @@ from twin_env.files import locked
 from twin_env.names import unknown
 from twin_eval.policies import find_policy
 from twin_eval.sweeps import trainings as training
+from twin_eval.sweeps.asked import Asked
 from twin_eval.sweeps.executor import LocalExecutor
 from twin_eval.sweeps.jobs import LOGS, Job, Rates, failures, rates_below, read_ends
 from twin_eval.sweeps.outcomes import Outcomes
@@ -89,14 +90,14 @@ def foresee(
     """What is there and what is left; `runs_file` is written for `train-many`.
 
     Raises:
-        ValueError: a run was trained by other settings than the sweep has now; or as `make_jobs`.
+        ValueError: a run was trained or evaluated by other settings than the sweep has now; or as
+            `make_jobs`.
     """
+    asked = Asked(sweep, folder)
+    definitions = asked.definitions
+    _check_unchanged(folder, runs, asked)
     # All runs of the sweep: those left out now use the same stores and features another time.
-    trainings, entries = training.plan_trainings(
-        sweep, folder, sweep.runs, runs_file, command=command
-    )
-    definitions = {entry["name"]: training.define_run(entry) for entry in entries}
-    _check_unchanged(folder, runs, definitions)
+    trainings, _ = training.plan_trainings(sweep, folder, sweep.runs, runs_file, command=command)
     standing = look(sweep, folder, runs, trainings, retry_errors=retry_failed)
     failed = {
         run.name: Loss("train", " ".join(error.split()), foreseen=True)
@@ -111,20 +112,27 @@ def foresee(
     return Prospect(runs, trainings, standing, jobs, failed, definitions, rates)
 
 
-def _check_unchanged(
-    folder: Path, runs: Sequence[SweepRun], definitions: Mapping[str, Mapping[str, Any]]
+def _check_unchanged(folder: Path, runs: Sequence[SweepRun], asked: Asked) -> None:
+    trained = [(training.run_folder(folder, run), asked.training_changes(run)) for run in runs]
+    _refuse(folder, trained, "trainings", "train")
+    evaluated = [
+        (training.evaluation_folder(folder, run), asked.evaluation_changes(run)) for run in runs
+    ]
+    _refuse(folder, evaluated, "evaluations", "evaluate")
+
+
+def _refuse(
+    folder: Path, changes: Sequence[tuple[Path, Sequence[str]]], what: str, verb: str
 ) -> None:
-    changed = {
-        run.name: changes
-        for run in runs
-        if (changes := training.changed_keys(folder / "runs" / run.name, definitions[run.name]))
-    }
+    """Refuses results if something of what they were made by has changed, key by key."""
+    changed = [(place, keys) for place, keys in changes if keys]
     if changed:
-        name, changes = next(iter(changed.items()))
+        place, keys = changed[0]
         raise ValueError(
-            f"{folder} holds {len(changed)} runs that were trained by other settings, such as "
-            f"{name}:\n  " + "\n  ".join(changes) + "\nGive another --out, rename the sweep's "
-            f"file, or delete {folder / 'runs' / name} and the like to train anew."
+            f"{folder} holds {len(changed)} {what} by other settings, such as {place}:\n  "
+            + "\n  ".join(keys)
+            + "\nGive another --out, rename the sweep's file, or delete that folder and the like "
+            f"to {verb} anew."
         )
 
 
@@ -201,6 +209,7 @@ def run_session(
     devices: Sequence[str] = (),
     retry_failed: bool = False,
     command: Sequence[str] = training.TWINBENCH,
+    accepted: Callable[[], object] = lambda: None,
     write_table: Callable[[], object] = lambda: None,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[Failure]:
@@ -208,6 +217,7 @@ def run_session(
 
     Args:
         hold: what `held` gave.
+        accepted: called once the sweep fits what the folder holds, before the first job.
         write_table: called now and then, with the evaluations that there are.
 
     Returns:
@@ -220,6 +230,7 @@ def run_session(
     prospect = foresee(
         sweep, folder, runs, runs_file, means, retry_failed=retry_failed, command=command
     )
+    accepted()
     say(describe(sweep, folder, prospect, means))
     schedule = Schedule(prospect.jobs)
     digests = {name: training.digest(each) for name, each in prospect.definitions.items()}
