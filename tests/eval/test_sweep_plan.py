@@ -11,6 +11,7 @@ from record_fixtures import make_record
 from sweep_fixtures import make_sweep
 
 from twin_eval import cli
+from twin_eval.sweeps.executor import Ended
 from twin_eval.sweeps.jobs import (
     JOURNAL,
     Job,
@@ -22,7 +23,7 @@ from twin_eval.sweeps.jobs import (
     rates_below,
     read_ends,
 )
-from twin_eval.sweeps.outcomes import last_complaint, read_report
+from twin_eval.sweeps.outcomes import Outcomes, last_complaint, read_report
 from twin_eval.sweeps.plan import Means, Standing, cut_chunks, is_evaluated, make_jobs
 from twin_eval.sweeps.plan_text import plan_text
 from twin_eval.sweeps.schedule import Loss, Schedule, losses_text
@@ -159,6 +160,64 @@ def test_runs_with_a_live_backbone_are_alone() -> None:
     runs = make_sweep().runs
     chunks = cut_chunks(runs, trainings(runs, features=False, live_backbone="tuned"), slots=1)
     assert chunks == [[run] for run in runs]
+
+
+def test_a_run_that_broke_a_process_is_alone() -> None:
+    grid = {"policy.encoder.clip_layer": [0, 1, 2, 3]}
+    runs = make_sweep(tasks=["click_bell"], grid=grid, seeds=[0]).runs
+    chunks = cut_chunks(runs, trainings(runs), slots=1, alone={runs[1].name})
+    assert [[run.variant.label[-1] for run in chunk] for chunk in chunks] == [
+        ["0", "2", "3"],
+        ["1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "states"),
+    [
+        (139, ["done", "failed", "interrupted", "failed"]),
+        (-9, ["done", "failed", "interrupted", "failed"]),
+        # A call that is refused is refused for all.
+        (2, ["done", "failed", "failed", "failed"]),
+    ],
+)
+def test_whose_crash_it_was(tmp_path: Path, status: int, states: list[str]) -> None:
+    sweep = make_sweep(
+        tasks=["click_bell"], grid={"policy.encoder.clip_layer": [0, 1, 2, 3]}, seeds=[0]
+    )
+    plan = trainings(sweep.runs)
+    (job,) = [
+        job
+        for job in make_jobs(sweep, tmp_path, sweep.runs, plan, nothing(sweep), Means())
+        if job.kind == "train"
+    ]
+    finish(tmp_path / "runs" / job.runs[0] / "checkpoint", 100)
+    assert job.report is not None
+    job.report.parent.mkdir(parents=True)
+    last = {"name": job.runs[3], "state": "failed", "reason": "no such file"}
+    job.report.write_text(json.dumps(last) + "\n")
+    outcomes = Outcomes(sweep, tmp_path, plan, {})
+    end = outcomes.conclude(Ended(job, status, 1.0, "here"), stopping=False)
+    assert [end.runs[run].state for run in job.runs] == states
+    assert end.state == "failed"
+    assert [name for name, run in end.runs.items() if run.crashed] == (
+        [job.runs[1]] if status != 2 else []
+    )
+    append_end(tmp_path, end)
+    assert read_ends(tmp_path) == [end]
+    stopped = outcomes.conclude(Ended(job, status, 1.0, "here"), stopping=True)
+    assert [stopped.runs[run].state for run in job.runs] == [
+        "done", "interrupted", "interrupted", "failed",
+    ]  # fmt: skip
+
+
+def finish(checkpoint: Path, steps: int) -> None:
+    """A checkpoint as a training of so many steps leaves it."""
+    checkpoint.mkdir(parents=True)
+    header = json.dumps({"__metadata__": {"steps": str(steps)}}).encode()
+    (checkpoint / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (checkpoint / "provenance.json").write_text(json.dumps({"steps": steps}))
+    (checkpoint / "card.md").touch()
 
 
 def test_a_training_is_finished_or_lacks_something(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_failure_takes_nothing_with_it_but_what_needs_it() -> None:
     sweep = make_sweep(**FAULTY, tasks=["click_bell"])
     failed = run_session(sweep)
     assert [failure.run for failure in failed] == [f"click_bell/v=bad/seed{n}" for n in (0, 1)]
-    assert str(failed[0].loss) == "blocked: training failed: the loss is not finite"
+    assert str(failed[0].loss) == "training failed: the loss is not finite"
     assert finished() == {f"click_bell/v=good/seed{n}" for n in (0, 1)}
     text = session.failures_text(failed, 4, FOLDER)
     assert "2 of 4 runs failed" in text
@@ -95,9 +95,9 @@ def test_a_failure_takes_nothing_with_it_but_what_needs_it() -> None:
     ("fault", "reason"),
     [
         ("plan", "cannot be trained: its weights are missing"),
-        ("prepare", "blocked: preparing the data failed: a picture is damaged"),
-        ("crash", "blocked: training failed: Segmentation fault, or so"),
-        ("save", "blocked: training failed: No space left on device"),
+        ("prepare", "preparing the data failed: a picture is damaged"),
+        ("crash", "training failed: Segmentation fault, or so"),
+        ("save", "training failed: No space left on device"),
         ("evaluate", "evaluation failed: the checkpoint is not whole"),
     ],
 )
@@ -107,6 +107,33 @@ def test_each_kind_of_failure_says_why(fault: str, reason: str) -> None:
     failed = run_session(sweep, slots=1)
     assert [str(failure.loss) for failure in failed] == [reason]
     assert finished() == {"click_bell/v=good/seed0"}
+
+
+def trained_together() -> list[list[str]]:
+    """Variants of each training process since the last look."""
+    called = [line for line in calls("train-many") if "--threads" in line]
+    chosen = [line.split("--only ")[1].split() for line in called if "--prepare" not in line]
+    return [[name.split("/")[1] for name in names] for names in chosen]
+
+
+@pytest.mark.processes
+def test_a_run_that_breaks_its_process_takes_no_other_with_it() -> None:
+    values = {"a": {}, "b": {"train.fault": "crash"}, "c": {"train.fault": "train"}, "d": {}}
+    grid = {"v": {name: {"train.x": 1, **each} for name, each in values.items()}}
+    sweep = make_sweep(grid=grid, tasks=["click_bell"], seeds=[0])
+    failed = {failure.run: str(failure.loss) for failure in run_session(sweep, slots=1)}
+    assert failed == {
+        "click_bell/v=b/seed0": "training failed: Segmentation fault, or so",
+        "click_bell/v=c/seed0": "training failed: the loss is not finite",
+    }
+    assert finished() == {"click_bell/v=a/seed0", "click_bell/v=d/seed0"}
+    assert trained_together() == [["v=a", "v=b", "v=c", "v=d"], ["v=c", "v=d"]]
+    Path("mended").touch()
+    failed = {
+        failure.run: str(failure.loss) for failure in run_session(sweep, slots=1, retry_failed=True)
+    }
+    assert list(failed) == ["click_bell/v=b/seed0"]
+    assert trained_together() == [["v=b"], ["v=c"]]
 
 
 @pytest.mark.processes

@@ -76,6 +76,8 @@ class RunEnd:
     reason: str = ""
     definition: str = ""
     """Digest of what the run was asked to be."""
+    crashed: bool = False
+    """Whether the job's process broke down while it was at work on this run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from twin_eval.sweeps.spec import Sweep, SweepRun
 from twin_eval.sweeps.trainings import TrainingPlan, checkpoint_folder, lacks
 
 TAIL_BYTES = 1 << 16
+ORDERLY = (0, 2, INTERRUPTED)
+"""Exit statuses of a command that ended by its own decision: 2 is a call that it refuses."""
 HEAD = "== "
 """Begins the line that the executor writes in front of a job's output."""
 
@@ -74,19 +76,24 @@ class Outcomes:
         )
 
     def _conclude_runs(self, ended: Ended, *, stopping: bool) -> dict[str, RunEnd]:
+        """Where the process of trainings broke down, the run that it was at work on has failed,
+        and those that it had not come to are interrupted."""
         job, said = ended.job, read_report(ended.job.report)
-        runs = {}
+        runs: dict[str, RunEnd] = {}
+        broke_down = job.kind == "train" and ended.status not in ORDERLY and not stopping
         for run in job.runs:
             failed = _state(said, run) == "failed"
             if not failed and self._is_done(ended, run, said):
                 runs[run] = RunEnd("done", "", self._definitions.get(run, ""))
                 continue
-            if stopping and not failed:
+            later = broke_down and any(each.crashed for each in runs.values())
+            if not failed and (stopping or (later and run not in said)):
                 runs[run] = RunEnd("interrupted")
                 continue
             reason = str(said.get(run, {}).get("reason") or "") if failed else ""
             reason = _one_line(reason) or self._lacking(ended, run) or self._reason(ended)
-            runs[run] = RunEnd("failed", reason, self._definitions.get(run, ""))
+            crashed = broke_down and run not in said
+            runs[run] = RunEnd("failed", reason, self._definitions.get(run, ""), crashed)
         return runs
 
     def _is_done(self, ended: Ended, run: str, said: Mapping[str, Mapping[str, Any]]) -> bool:

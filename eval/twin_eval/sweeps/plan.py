@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,8 +134,13 @@ def make_jobs(
     trainings: TrainingPlan,
     standing: Standing,
     means: Means,
+    *,
+    alone: Collection[str] = (),
 ) -> list[Job]:
     """Jobs for what is missing of these runs, in the order in which they should begin.
+
+    Args:
+        alone: names of runs that get a training process of their own.
 
     Raises:
         ValueError: demonstrations are missing that may not be recorded; no policy evaluates.
@@ -153,7 +158,7 @@ def make_jobs(
         to_play = [run for run in todo if run.task == task]
         if to_play:
             jobs.append(_scenes_job(sweep, task, means, rank=ranks[to_play[0].name] + 1))
-    chunks = cut_chunks(untrained, trainings, slots=means.slots)
+    chunks = cut_chunks(untrained, trainings, slots=means.slots, alone=alone)
     counts = dict.fromkeys(sweep.tasks, 0)
     for chunk in chunks:
         task = chunk[0].task
@@ -170,18 +175,24 @@ def make_jobs(
 
 
 def cut_chunks(
-    runs: Sequence[SweepRun], trainings: TrainingPlan, *, slots: int
+    runs: Sequence[SweepRun],
+    trainings: TrainingPlan,
+    *,
+    slots: int,
+    alone: Collection[str] = (),
 ) -> list[list[SweepRun]]:
     """Runs that one process trains: of one task and seed, and from the same features.
 
-    A run that has a live backbone is alone: it shares nothing. The others are cut further while
+    A run that has a live backbone is alone, as it shares nothing, and so are those in `alone`,
+    such as runs that broke the process of others before. The others are cut further while
     there are fewer chunks than slots.
     """
     towers = {name: number for number, tower in enumerate(trainings.towers) for name in tower.runs}
     groups: dict[object, list[SweepRun]] = {}
     for run in runs:
         training = trainings.runs[run.name]
-        shared = run.name if not training.features else towers.get(run.name, run.name)
+        apart = run.name in alone or not training.features
+        shared = run.name if apart else towers.get(run.name, run.name)
         key = (run.task, run.seed, run.variant.policy, shared)
         groups.setdefault(key, []).append(run)
     pieces = -(-slots // max(1, len(groups)))

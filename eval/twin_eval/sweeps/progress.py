@@ -41,6 +41,10 @@ class Progress:
         self._ended += 1
         self.say(f"[{self._ended}/{self._total}] {end.job}: {end_text(end)}")
 
+    def more(self, jobs: int) -> None:
+        """Counts jobs that have come to those there are."""
+        self._total += jobs
+
     def show(self, status: str) -> None:
         """Shows how things stand, unless it was done just before."""
         now_s = time.monotonic()

@@ -6,14 +6,14 @@ import fcntl
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twin_eval.sweeps.executor import Ended, Executor
-from twin_eval.sweeps.jobs import LOGS, Job, Rates, append_end
+from twin_eval.sweeps.jobs import LOGS, Job, JobEnd, Rates, append_end
 from twin_eval.sweeps.outcomes import Outcomes
 from twin_eval.sweeps.progress import Progress
 from twin_eval.sweeps.schedule import Loss, Schedule
@@ -161,8 +161,18 @@ class Runner:
                 self._schedule.arrive([good])
             elif each.state == "failed":
                 self._schedule.lose([good], Loss(job.kind, each.reason, job.name))
+        if not stopping:
+            self._put_back(job, end)
         if job.kind == "evaluate" and end.state == "done":
             self._write_early_table()
+
+    def _put_back(self, job: Job, end: JobEnd) -> None:
+        """Runs that a job did not come to, because another one broke its process, come again."""
+        over = [run for run, each in end.runs.items() if each.state != "interrupted"]
+        if (left := job.without(over)).runs:
+            self._schedule.add(left)
+            self._progress.more(1)
+            self._progress.say(f"{job.name}: once more, for {len(left.runs)} runs left of it")
 
     def _hear(self) -> None:
         """Runs of a training that goes on may be finished, and can be evaluated."""
@@ -209,11 +219,20 @@ class Runner:
         return self._progress.left(total_s / self._executor.slots)
 
 
-def failures_of(runs: Mapping[str, str], schedule: Schedule) -> list[Failure]:
-    """Runs that will not get what they need; `runs`: name to what it is to get in the end."""
-    return [
-        Failure(run, schedule.lost[good]) for run, good in runs.items() if good in schedule.lost
-    ]
+def failures_of(runs: Mapping[str, Sequence[str]], schedule: Schedule) -> list[Failure]:
+    """Runs that will not get what they need, and why.
+
+    Args:
+        runs: name to what it is to get, the last of which counts; a run that is itself the reason
+            for the loss of one of them is not blocked by anything.
+    """
+    failed = []
+    for run, goods in runs.items():
+        lost = [schedule.lost[good] for good in goods if good in schedule.lost]
+        if goods[-1] in schedule.lost:
+            own = next((loss for loss in lost if not loss.blocked), lost[-1])
+            failed.append(Failure(run, own))
+    return failed
 
 
 def _runs_text(job: Job) -> str:

@@ -53,6 +53,10 @@ class Schedule:
                 return job
         return None
 
+    def add(self, job: Job) -> None:
+        """One more job, for what is still awaited."""
+        self.pending = sorted([*self.pending, job], key=lambda each: each.rank)
+
     def arrive(self, goods: Iterable[str]) -> None:
         """These are there now."""
         self._awaited.difference_update(goods)

@@ -20,7 +20,9 @@ from twin_eval.sweeps.executor import LocalExecutor
 from twin_eval.sweeps.jobs import LOGS, Job, Rates, failures, rates_below, read_ends
 from twin_eval.sweeps.outcomes import Outcomes
 from twin_eval.sweeps.plan import (
+    CHECKPOINT,
     EVALUATION,
+    PREPARED,
     Means,
     Standing,
     look,
@@ -107,7 +109,9 @@ def foresee(
     if not retry_failed:
         failed = {**_failed_before(folder, runs, standing, definitions), **failed}
     able = [run for run in runs if run.name not in failed]
-    jobs = make_jobs(sweep, folder, able, trainings, standing, means)
+    ends = read_ends(folder)
+    crashed = {name for end in ends for name, run in end.runs.items() if run.crashed}
+    jobs = make_jobs(sweep, folder, able, trainings, standing, means, alone=crashed)
     rates = rates_below(folder.parent)
     return Prospect(runs, trainings, standing, jobs, failed, definitions, rates)
 
@@ -250,7 +254,8 @@ def run_session(
         write_table=write_table,
     ).run()
     known = [Failure(name, loss) for name, loss in prospect.failed.items()]
-    wanted = {run.name: f"{EVALUATION} {run.name}" for run in runs}
+    goods = (PREPARED, CHECKPOINT, EVALUATION)
+    wanted = {run.name: [f"{good} {run.name}" for good in goods] for run in runs}
     return known + failures_of(wanted, schedule)
 
 
