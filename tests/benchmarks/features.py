@@ -25,6 +25,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,10 @@ from twin_train.run import TaskData, build_policy, train_run
 from twin_train.store import Store
 
 NARROW = {"width": 192, "layers": 12, "head_width": 64, "embed_dim": 64}
-CAMERA, PICTURE = "head_camera", (240, 320)
+CAMERAS, PICTURE = ("head_camera", "left_camera", "right_camera"), (240, 320)
 
 
-def write_toy(folder: Path, episodes: int, frames: int) -> None:
+def write_toy(folder: Path, episodes: int, frames: int, cameras: Sequence[str]) -> None:
     """Episodes of noise: what is in the pictures costs nothing here."""
     random = np.random.default_rng(0)
     for number in range(episodes):
@@ -63,7 +64,7 @@ def write_toy(folder: Path, episodes: int, frames: int) -> None:
             )
             written.append(
                 {
-                    "observation": {CAMERA: {"rgb": picture}},
+                    "observation": {camera: {"rgb": picture} for camera in cameras},
                     "joint_action": {
                         "left_arm": vector[:6],
                         "left_gripper": vector[6],
@@ -82,27 +83,25 @@ HEADS = {
 }
 
 
-def make_config(
-    *, full: bool, batch_size: int, head: str = "mlp", layer: int = 11, **train: Any
-) -> RunConfig:
+def make_config(args: argparse.Namespace, *, layer: int = 11, **train: Any) -> RunConfig:
     encoder = {
         "clip_model_name": "ViT-B/32",
         "clip_layer": layer,
         "feature_dim": 512,
         "pretrained_backbone_weights": "random",
         "resize_shape": [224, 224],
-        "overrides": {} if full else NARROW,
+        "overrides": {} if args.full else NARROW,
     }
     policy = {
-        "cameras": {CAMERA: list(PICTURE)},
+        "cameras": {camera: list(PICTURE) for camera in CAMERAS[: args.cameras]},
         "n_obs_steps": 3,
         "horizon": 8,
         "n_action_steps": 6,
         "encoder": encoder,
-        "denoiser": HEADS[head],
+        "denoiser": HEADS[args.head],
     }
-    values = {"policy": policy, "train": {"num_steps": 1, "batch_size": batch_size, **train}}
-    return parse(RunConfig, values, source="benchmark")
+    settings = {"num_steps": 1, "batch_size": args.batch_size, **train}
+    return parse(RunConfig, {"policy": policy, "train": settings}, source="benchmark")
 
 
 def make_windows(store: Store, config: RunConfig) -> Windows:
@@ -131,6 +130,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the whole ViT-B/32")
     parser.add_argument("--episodes", type=int, default=2)
     parser.add_argument("--frames", type=int, default=48)
+    parser.add_argument("--cameras", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -149,14 +149,16 @@ def main() -> None:
         f"{describe_machine(device)} ({args.threads} used of {count_cpus()} cores, load "
         f"{os.getloadavg()[0]:.1f}), Python {platform.python_version()}, "
         + ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-        + f"; {tower}, random weights, one camera; medians of {args.turns}\n"
+        + f"; {tower}, random weights, {args.cameras} cameras; medians of {args.turns}\n"
     )
     print("| what | measured |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "toy"
-        write_toy(source, args.episodes, args.frames)
-        store = open_or_build_store(source, None, {CAMERA: PICTURE}, workers=1, quiet=True)
-        config = make_config(full=args.full, batch_size=args.batch_size, head=args.head)
+        cameras = CAMERAS[: args.cameras]
+        write_toy(source, args.episodes, args.frames, cameras)
+        sizes = dict.fromkeys(cameras, PICTURE)
+        store = open_or_build_store(source, None, sizes, workers=1, quiet=True)
+        config = make_config(args)
         if args.sweep:
             measure_sweep(source, store, args, device)
         else:
@@ -173,7 +175,7 @@ def measure(store: Store, config: RunConfig, turns: int, device: torch.device) -
     held = choose_readouts(tower, range(tower.num_layers), ["class_token"])
     features = extract(store, tower, held=held, device=device, quiet=True)
     extraction = time.perf_counter() - began
-    pictures = sum(each.n_frames for each in store.episodes)
+    pictures = len(store.cameras) * sum(each.n_frames for each in store.episodes)
     print(
         f"| extracting {len(held)} layers of {pictures} pictures, once | {extraction:.1f} s, "
         f"{1e3 * extraction / pictures:.0f} ms a picture |"
@@ -238,8 +240,7 @@ def measure_sweep(
     """`--turns` steps of each layer's head, and after every third one step with the tower live."""
 
     def config_of(layer: int, **train: Any) -> RunConfig:
-        size = args.batch_size
-        return make_config(full=args.full, batch_size=size, head=args.head, layer=layer, **train)
+        return make_config(args, layer=layer, **train)
 
     live = Learner(config_of(11), store, device)
     tower = live.tower
@@ -247,7 +248,7 @@ def measure_sweep(
     began = time.perf_counter()
     held = choose_readouts(tower, range(tower.num_layers), ["class_token"])
     features = extract(store, tower, held=held, device=device, quiet=True)
-    pictures = sum(each.n_frames for each in store.episodes)
+    pictures = len(store.cameras) * sum(each.n_frames for each in store.episodes)
     picture_s = (time.perf_counter() - began) / pictures
     heads, lives = [], []
     for layer in range(tower.num_layers):
@@ -276,7 +277,7 @@ def measure_sweep(
     learning = sum(each.numel() for each in live.policy.parameters() if each.requires_grad)
     print(f"| parameters that learn ({args.head}) | {learning / 1e6:.1f} million |")
     print(f"| extracting {tower.num_layers} layers of a picture | {1e3 * picture_s:.0f} ms |")
-    print(f"| a step of {args.batch_size} windows x 3 pictures, tower live | {live_s:.2f} s |")
+    print(f"| a step of {args.batch_size} windows x 3 steps, tower live | {live_s:.2f} s |")
     print(f"| the same from the store | {head_s:.3f} s |")
     print(f"| a run besides its steps: network, checkpoint, card | {run_s:.1f} s |")
     for steps in args.steps:
