@@ -70,12 +70,7 @@ def load_suite(name_or_path: str) -> Suite:
         ValueError: an unknown key, or a value of the wrong kind.
     """
     path = _find(name_or_path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must map keys to values: got {type(values).__name__}")
+    values = read_mapping(path)
     for key in values:
         if key not in SUITE_KEYS:
             raise unknown(f"key of {path}", key, SUITE_KEYS)
@@ -89,6 +84,21 @@ def load_suite(name_or_path: str) -> Suite:
     )
     check_labels(suite.policies)
     return suite
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must map keys to values: got {type(values).__name__}")
+    return values
 
 
 def check_labels(policies: Sequence[PolicyChoice]) -> None:

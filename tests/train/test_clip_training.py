@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.torch import load_file
-from training_fixtures import CONFIG, Run, compare_runs, stop_after
+from training_fixtures import Run, compare_runs, stop_after, write_config
 
 from twin_policy.backbones import WeightsError
 from twin_policy.checkpoint import load_checkpoint
@@ -26,11 +26,7 @@ has_peft = importlib.util.find_spec("peft") and importlib.util.find_spec("transf
 
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
-    values = yaml.safe_load(CONFIG)
-    values["policy"]["encoder"] = yaml.safe_load(ENCODER)
-    path = tmp_path / "clip_toy.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return write_config(tmp_path / "clip_toy.yaml", encoder=ENCODER)
 
 
 def tower_of(folder: Path) -> dict[str, bytes]:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
-from training_fixtures import CONFIG, Run, compare_runs, stop_after, write_episodes
+from training_fixtures import Run, compare_runs, stop_after, write_config, write_episodes
 
 from twin_eval.cli import main
 from twin_policy.agent import noise_generator
@@ -51,11 +50,7 @@ CAMERAS = {"head_camera": (24, 32), "left_camera": (12, 16)}
 
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
-    values = yaml.safe_load(CONFIG)
-    values["policy"]["encoder"] = yaml.safe_load(ENCODER)
-    path = tmp_path / "clip_toy.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return write_config(tmp_path / "clip_toy.yaml", encoder=ENCODER)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from training_fixtures import CONFIG, Run, compare_runs, write_episodes
+from training_fixtures import Run, compare_runs, write_config, write_episodes
 
 from twin_env.files import locked
 from twin_eval.cli import main
@@ -49,11 +49,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
-    values = yaml.safe_load(CONFIG)
-    values["policy"]["encoder"] = yaml.safe_load(ENCODER)
-    path = tmp_path / "clip_toy.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return write_config(tmp_path / "clip_toy.yaml", encoder=ENCODER)
 
 
 @pytest.fixture

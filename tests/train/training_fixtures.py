@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from twin_env.episodes import write_episode
@@ -42,6 +43,14 @@ train:
   val_every: 6
   checkpoint_every: 4
 """
+
+
+def write_config(path: Path, *, encoder: str) -> Path:
+    """`CONFIG` with another `policy.encoder`, which is YAML; returns `path`."""
+    values = yaml.safe_load(CONFIG)
+    values["policy"]["encoder"] = yaml.safe_load(encoder)
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 def make_frame(vector: np.ndarray, color: tuple[int, int, int], *, arm: int = 6) -> dict[str, Any]:

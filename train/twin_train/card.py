@@ -17,6 +17,7 @@ import torch
 from twin_policy.agent import noise_generator
 from twin_policy.checkpoint import PROVENANCE, WEIGHTS, load_checkpoint
 from twin_policy.files import write_text
+from twin_policy.pretrained import is_tower
 from twin_train.loop import BEST, Result
 
 CARD = "card.md"
@@ -207,7 +208,7 @@ def _cost(inference: Mapping[str, Any], result: Result) -> str:
 
 
 def _use(folder: Path, tasks: list[str], backbone: str, has_best: bool) -> str:
-    variant = "clip_dp" if backbone.startswith("clip_") else "dp_resnet"
+    variant = "clip_dp" if is_tower(backbone) else "dp_resnet"
     lines = [
         "```bash",
         f"bash eval.sh {tasks[0]} {variant} --checkpoint {folder}",

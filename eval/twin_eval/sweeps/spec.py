@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from twin_env.config import config_folder
 from twin_env.names import unknown
+from twin_eval.suites import read_mapping
 
 KEYS = (
     "question",
@@ -104,13 +103,7 @@ def load_sweep(name_or_path: str) -> Sweep:
         ValueError: an unknown key, or a value that means nothing; the message names it.
     """
     path = find_sweep(name_or_path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must map keys to values: got {type(values).__name__}")
-    return parse_sweep(values, name=path.stem, source=str(path))
+    return parse_sweep(read_mapping(path), name=path.stem, source=str(path))
 
 
 def parse_sweep(values: Mapping[str, Any], *, name: str, source: str) -> Sweep:
