@@ -20,9 +20,9 @@ from twin_train.runs_file import plan_runs, read_runs
 SWEEPS = sorted(path.stem for path in find_sweep("clip_layers").parent.glob("*.yaml"))
 
 
-def without_weights(folder: Path) -> dict[str, Any]:
-    """Settings of fusion_dp with random models of its kinds, and an encoder as if distilled."""
-    fusion = load_run_config("fusion_dp").policy.encoder.fusion
+def without_weights(policy: str, folder: Path) -> dict[str, Any]:
+    """Settings of a fusion with random models of its kinds, and an encoder as if distilled."""
+    fusion = load_run_config(policy).policy.encoder.fusion
     assert fusion is not None
     models = [replace(each, weights="random") for each in fusion.models]
     if not folder.exists():
@@ -42,8 +42,8 @@ def test_every_variant_can_be_resolved(name: str, tmp_path: Path) -> None:
     entries = [describe_run(sweep, tmp_path, run) for run in runs]
     for entry in entries:  # Weights are looked at too, and here are none.
         entry["set"].setdefault("policy.encoder.pretrained_backbone_weights", None)
-        if entry["policy"] == "fusion_dp":
-            entry["set"] |= without_weights(tmp_path / "distilled")
+        if entry["policy"].startswith("fusion_dp"):
+            entry["set"] |= without_weights(entry["policy"], tmp_path / "distilled")
         if entry["policy"].startswith("clip_dp"):
             entry["set"]["policy.encoder.pretrained_backbone_weights"] = "random"
     path = tmp_path / "runs.json"
