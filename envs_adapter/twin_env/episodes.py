@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from twin_env.episodes_layouts import (
     read_main_joints,
     read_stable_joints,
 )
-from twin_env.episodes_pictures import decode_rgb
+from twin_env.episodes_pictures import decode_rgb, encode_recorded
 from twin_env.names import unknown
 
 __all__ = [
@@ -200,12 +199,7 @@ def _write_group(group: h5py.Group, frames: Sequence[Mapping[str, Any]]) -> None
 
 
 def _encode_jpegs(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.bytes_]:
-    encoded: list[bytes] = []
-    for picture in pictures:
-        done, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(picture))
-        if not done:
-            raise ValueError(f"no JPEG of a picture of shape {np.shape(picture)}")
-        encoded.append(jpeg.tobytes())
+    encoded = [encode_recorded(picture) for picture in pictures]
     return np.array(encoded, dtype=f"S{max(map(len, encoded))}")
 
 

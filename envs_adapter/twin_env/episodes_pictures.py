@@ -45,6 +45,18 @@ def decode_rgb(jpeg: bytes) -> NDArray[np.uint8] | None:
     return np.asarray(picture, np.uint8)
 
 
+def encode_recorded(picture: NDArray[np.uint8]) -> bytes:
+    """A JPEG of uint8 (H, W, 3), RGB, as RoboTwin's collection makes it: swapped, cv2's defaults.
+
+    Raises:
+        ValueError: not a picture.
+    """
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture))
+    if not done:
+        raise ValueError(f"no JPEG of a picture of shape {np.shape(picture)}")
+    return bytes(encoded)
+
+
 def encode_jpeg(picture: NDArray[np.uint8], kind: ColorKind) -> bytes:
     """A JPEG of either kind of uint8 (H, W, 3), RGB; a standard one carries the comment.
 

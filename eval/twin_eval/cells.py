@@ -25,7 +25,8 @@ from twin_eval.inference import (
     try_loading,
 )
 from twin_eval.journal import Journal
-from twin_eval.records import EpisodeRecord, Outcome
+from twin_eval.records import EpisodeRecord
+from twin_eval.rollouts import Rollout, RolloutMode, RolloutOrigin, rollout_path
 from twin_eval.video import Film, VideoMode
 
 
@@ -56,9 +57,10 @@ class Cell:
     environment: EnvironmentSpec
     policy: PolicySpec
     folder: Path
-    """The run's folder, for videos."""
+    """The run's folder, for videos and rollouts."""
     videos: VideoMode = field(default_factory=VideoMode.none)
     video_cameras: str = "head"
+    rollouts: RolloutMode = field(default_factory=RolloutMode.none)
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,7 @@ def play(job: Job) -> Played | LoadFailure | SimulatorFailure:
         title = f"{cell.environment.task} | {cell.policy.name} | seed {request.seed}"
         film = Film(path, title, cameras=cell.video_cameras)
 
-    def keep_video(outcome: Outcome) -> bool:
-        return cell.videos.keeps(request.index, outcome)
-
+    rollout = _rollout_of(cell, request) if cell.rollouts.wants(request.index) else None
     try:
         record = run_episode(
             cell.environment,
@@ -142,12 +142,27 @@ def play(job: Job) -> Played | LoadFailure | SimulatorFailure:
             request,
             job.identity,
             film=film,
-            keep_video=keep_video,
+            keep_video=functools.partial(cell.videos.keeps, request.index),
+            rollout=rollout,
+            keep_rollout=functools.partial(cell.rollouts.keeps, request.index),
             step_limit_s=job.step_limit_s,
         )
     except BrokenSimulatorError as error:
         return SimulatorFailure(str(error))
     return Played(record, renderer)
+
+
+def _rollout_of(cell: Cell, request: EpisodeRequest) -> Rollout:
+    origin = RolloutOrigin(
+        task=cell.environment.task,
+        policy=cell.policy.name,
+        checkpoint=cell.policy.checkpoint,
+        seed=request.seed,
+        noise_seed=request.noise_seed,
+        instruction=request.instruction,
+    )
+    # Absolute: a policy may work in another directory.
+    return Rollout(rollout_path(cell.folder.absolute(), request.index), origin)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from twin_env.workers import guard, unguard
 from twin_eval.environments import EnvironmentSpec
 from twin_eval.measured import MeasuredEnv
 from twin_eval.records import EpisodeRecord, Outcome
+from twin_eval.rollouts import Rollout
 from twin_eval.video import Film
 
 IDLE_LIMIT = 10
@@ -95,6 +96,8 @@ def run_episode(
     *,
     film: Film | None = None,
     keep_video: Callable[[Outcome], bool] = lambda outcome: True,
+    rollout: Rollout | None = None,
+    keep_rollout: Callable[[Outcome], bool] = lambda outcome: True,
     step_limit_s: float | None = None,
 ) -> EpisodeRecord:
     """Runs the episode to its record; a crash of anybody's code becomes an `error` with its reason.
@@ -104,7 +107,9 @@ def run_episode(
     Raises:
         BrokenSimulatorError: no episode can be played here, this one or another.
     """
-    measured = MeasuredEnv(noise_seed=request.noise_seed, film=film, step_limit_s=step_limit_s)
+    measured = MeasuredEnv(
+        noise_seed=request.noise_seed, film=film, rollout=rollout, step_limit_s=step_limit_s
+    )
     env: Any = None
     outcome: Outcome
     layout: dict[str, list[float]] = {}
@@ -124,6 +129,7 @@ def run_episode(
         with measured.times.part("policy"):
             actor.reset()
             _act(measured, actor)
+        measured.look()
         outcome = "success" if env.eval_success else "failure"
         reason = "" if env.eval_success else f"no success within {env.step_lim} steps"
     except BrokenSimulatorError:
@@ -143,6 +149,9 @@ def run_episode(
         with measured.times.part("video"):
             if film.finish(outcome, keep_video(outcome)):
                 video = f"{film.path.parent.name}/{film.path.name}"
+    if rollout is not None:
+        with measured.times.part("other"):
+            rollout.finish(outcome, keep_rollout(outcome))
     unguard()
     return EpisodeRecord(
         **_settled_beforehand(environment, request, identity),

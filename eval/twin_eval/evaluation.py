@@ -29,6 +29,7 @@ from twin_eval.policies import (
     working_folder,
 )
 from twin_eval.provenance import describe_host, describe_simulator, git_state
+from twin_eval.rollouts import RolloutMode
 from twin_eval.seed_plan import PlanEntry
 from twin_eval.suites import PolicyChoice
 from twin_eval.video import VideoMode
@@ -48,6 +49,7 @@ class Settings:
     """Overrides of the policies' `deploy_policy.yml`."""
     videos: VideoMode = field(default_factory=VideoMode.none)
     video_cameras: str = "head"
+    rollouts: RolloutMode = field(default_factory=RolloutMode.none)
     set_aside: bool = False
     """Move results of a different run out of the way instead of refusing."""
 
@@ -93,6 +95,7 @@ def make_cell(
         folder=folder,
         videos=settings.videos,
         video_cameras=settings.video_cameras,
+        rollouts=settings.rollouts,
     )
 
 

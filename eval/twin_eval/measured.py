@@ -1,4 +1,4 @@
-"""The environment as a policy sees it, with a clock, a digest of its actions and a camera on it."""
+"""The environment as a policy sees it: timed, its actions digested, filmed and recorded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from twin_env.workers import guard
+from twin_eval.rollouts import Rollout
 from twin_eval.video import Film
 
 
@@ -60,13 +61,19 @@ class MeasuredEnv:
     """
 
     def __init__(
-        self, *, noise_seed: int, film: Film | None = None, step_limit_s: float | None = None
+        self,
+        *,
+        noise_seed: int,
+        film: Film | None = None,
+        rollout: Rollout | None = None,
+        step_limit_s: float | None = None,
     ) -> None:
         set_own = object.__setattr__  # Ours would hand it to the environment.
         set_own(self, "noise_seed", noise_seed)
         set_own(self, "times", PartTimes())
         set_own(self, "_env", None)
         set_own(self, "_film", film)
+        set_own(self, "_rollout", rollout)
         set_own(self, "_step_limit_s", step_limit_s)
         set_own(self, "_digest", hashlib.sha256())
         set_own(self, "_success_step", None)
@@ -82,17 +89,21 @@ class MeasuredEnv:
         setattr(self._env, name, value)
 
     def get_obs(self) -> Any:
-        """The environment's, timed and filmed."""
+        """The environment's, timed, filmed and recorded."""
         guard(self._step_limit_s)
         with self.times.part("observation"):
             observation = self._env.get_obs()
         if self._film is not None:
             with self.times.part("video"):
                 self._film.saw(self._env, observation)
+        if self._rollout is not None:
+            with self.times.part("other"):
+                self._rollout.saw(self._env, observation)
         return observation
 
     def take_action(self, action: Any, *args: Any, **kwargs: Any) -> Any:
-        """The environment's, timed and filmed; an action that counts enters the digest."""
+        """As `get_obs` is; an action that counts enters the digest."""
+        self.look()
         guard(self._step_limit_s)
         env, before = self._env, self._env.take_action_cnt
         with self.times.part("action"):
@@ -106,7 +117,17 @@ class MeasuredEnv:
         if self._film is not None:
             with self.times.part("video"):
                 self._film.acted(env)
+        if self._rollout is not None:
+            kind = kwargs.get("action_type", args[0] if args else "qpos")
+            self._rollout.acted(action, kind)
         return result
+
+    def look(self) -> None:
+        """Lets the recording see this moment, if the policy has not looked at it."""
+        if self._rollout is not None:
+            guard(self._step_limit_s)
+            with self.times.part("other"):
+                self._rollout.look(self._env)
 
     def facts(self) -> dict[str, Any]:
         """Fields of the episode's record that the environment and its actions tell."""

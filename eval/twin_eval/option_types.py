@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from twin_eval.rollouts import RolloutMode
 from twin_eval.video import VideoMode
 
 
@@ -32,6 +33,14 @@ def video_mode(text: str) -> VideoMode:
     word = text if not text.isdigit() else f"first:{text}" if int(text) else "off"
     try:
         return VideoMode.parse(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def rollout_mode(text: str) -> RolloutMode:
+    """`off`, `all`, `successes`, `failures` or `first:K`."""
+    try:
+        return RolloutMode.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

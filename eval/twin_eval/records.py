@@ -14,7 +14,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 PARTS = ("setup", "observation", "policy", "action", "video", "other")
 """What an episode's time is spent on: building the scene, `get_obs`, the policy's own work,
-`take_action`, filming, and the rest."""
+`take_action`, filming, and the rest, such as recording rollouts."""
 
 
 @dataclass(frozen=True, kw_only=True)

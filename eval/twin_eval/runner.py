@@ -36,6 +36,7 @@ from twin_eval.inference import (
 )
 from twin_eval.journal import JournalError
 from twin_eval.records import EpisodeRecord
+from twin_eval.rollout_folder import sweep_torn
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def run_works(
     for work in works:
         for torn in (work.cell.folder / "videos").glob(".*.part.mp4"):
             torn.unlink()
+        sweep_torn(work.cell.folder)
     if not todo:
         return
     limits = limits or Limits()

@@ -26,7 +26,8 @@ def start(
 
 def start_eval(cwd: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "twin_eval.cli", "eval", *words]
-    command += ["--provider", "fake_simulator"]
+    if "--provider" not in words:
+        command += ["--provider", "fake_simulator"]
     if "--videos" not in words:
         command += ["--videos", "0"]
     if "--report" in words:  # Figures and page take longer than all the rest.

@@ -12,6 +12,10 @@ import pytest
 from harness_process import MAY_DIFFER
 from numpy.typing import NDArray
 
+from twin_env.backends import load_config, make_env
+from twin_env.episodes import read_episode
+from twin_env.replay_files import read_replay_folder
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.simulator
 
@@ -77,6 +81,28 @@ def test_hold_still_fails_at_the_step_limit(workplace: Path) -> None:
     )
     assert (row["outcome"], row["steps"]) == ("failure", "400")
     assert row["reason"] == "no success within 400 steps"
+
+
+def test_rollouts_change_nothing_and_hold_what_the_cameras_saw(workplace: Path) -> None:
+    words = ("--episodes", "2", "--videos", "0", "--workers", "1", "--config", "random_light")
+    off = evaluate(workplace, "expert_replay", "unrecorded", *words)
+    on = evaluate(workplace, "expert_replay", "recorded", *words, "--rollouts", "all")
+    same = [key for key in off[0] if not key.endswith(MAY_DIFFER)]
+    assert [[row[key] for key in same] for row in off] == [[r[k] for k in same] for r in on]
+    first, _ = read_replay_folder(workplace / "recorded" / "rollouts")
+    assert first.n_transitions == int(on[0]["steps"])
+    assert first.terminal[-1]
+    np.testing.assert_array_equal(first.vector[1:-1], first.action[:-1])
+    assert first.stage is not None
+    assert first.stage[0] == 0
+    assert first.stage[-1] == first.about.n_stages == len(set(first.stage)) - 1
+    env = make_env("beat_block_hammer")
+    env.setup_demo(seed=int(on[0]["seed"]), is_test=True, **load_config("random_light"))
+    seen = env.get_obs()["observation"]
+    for camera in ("head_camera", "left_camera", "right_camera"):
+        picture = read_episode(first.path).rgb(camera, [0])[0]
+        error = picture.astype(float) - seen[camera]["rgb"]
+        assert np.sqrt(np.mean(error**2)) < 6, camera
 
 
 def test_sixteen_numbers_are_recorded_learned_and_acted_on_by_that_robot_alone(

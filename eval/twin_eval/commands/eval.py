@@ -32,6 +32,8 @@ from twin_eval.report import (
     write_report,
 )
 from twin_eval.report.runs import label_weights
+from twin_eval.rollout_folder import settle
+from twin_eval.rollouts import RolloutMode
 from twin_eval.runner import run_works
 from twin_eval.seed_plan import PlanEntry, complete_plan
 from twin_eval.stopping import EarlyStop
@@ -55,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         settings=parse_settings(args.settings),
         videos=args.videos,
         video_cameras=args.video_cameras,
+        rollouts=args.rollouts,
         set_aside=args.if_changed == "set-aside",
     )
     settle_backend(args)
@@ -228,20 +231,31 @@ def play_all(
             stop.hear(record)
 
     extra: dict[str, Any] = {"wanted": stop.wanted, "order": stop.order} if stop else {}
-    with display:
-        run_works(
-            works,
-            workers=args.workers,
-            gpus=args.gpus,
-            inference=choose_inference(args),
-            limits=limits_of(args),
-            retry_errors=args.retry_errors,
-            progress=hear,
-            **extra,
-        )
+    try:
+        with display:
+            run_works(
+                works,
+                workers=args.workers,
+                gpus=args.gpus,
+                inference=choose_inference(args),
+                limits=limits_of(args),
+                retry_errors=args.retry_errors,
+                progress=hear,
+                **extra,
+            )
+    finally:
+        settle_rollouts(works)
     if stop:
         stop.save(root)
         print(f"\n{stop.describe()}")
+
+
+def settle_rollouts(works: Sequence[Work]) -> None:
+    """Brings what was recorded in order, and says what there is."""
+    for work in works:
+        if work.cell.rollouts != RolloutMode.none():
+            settled = settle(work.cell.folder, work.journal.records, work.cell.rollouts)
+            print(f"rollouts of {label_of(work)}: {settled}")
 
 
 def look_for_leaks(works: Sequence[Work], n: int, limits: Limits) -> int:

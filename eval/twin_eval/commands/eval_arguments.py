@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from twin_eval.environments import add_backend_options
-from twin_eval.option_types import alpha, natural, positive, seconds, video_mode
+from twin_eval.option_types import alpha, natural, positive, rollout_mode, seconds, video_mode
 from twin_eval.provenance import usable_cores
+from twin_eval.rollouts import RolloutMode
 from twin_eval.video import VideoMode
 
 EPISODES = 100
@@ -152,6 +153,14 @@ def _add_results(results: Any) -> None:
         choices=("head", "all"),
         default="head",
         help="the head camera, or all three side by side (default: %(default)s)",
+    )
+    results.add_argument(
+        "--rollouts",
+        type=rollout_mode,
+        default=RolloutMode.none(),
+        metavar="WHICH",
+        help="keep episodes as replay data in the run's rollouts/: all, successes, failures or "
+        "first:K (default: off); results do not depend on it",
     )
     results.add_argument(
         "--no-report",
