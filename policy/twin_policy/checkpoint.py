@@ -68,7 +68,7 @@ def prepare_checkpoint(
     """Writes the files that do not change during a run."""
     specs = {"tasks": {task: plain(entry) for task, entry in tasks.items()}}
     normalizers = {
-        _group(policy.config, task, entry): policy.part(task)[0].normalizer.to_dict()
+        _group(policy.config, task, entry): policy.joints_of(task).normalizer.to_dict()
         for task, entry in tasks.items()
     }
     config = {"format_version": FORMAT_VERSION, "policy": plain(policy.config)}

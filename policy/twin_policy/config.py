@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from twin_policy.fusion_config import FusionConfig
+from twin_policy.lapo_config import LapoConfig
 from twin_policy.seed_names import SEED_NAMES, from_seed_names
 
 Pooling = Literal["spatial_softmax", "avg", "class_token", "projected", "pooled", "grid"]
@@ -67,6 +68,12 @@ class EncoderConfig:
     `imagenet`. `robotwin` is RoboTwin DP's: to [-1, 1] first, and ImageNet's statistics on that."""
     shared_backbone: bool | None = None
     """One backbone for all cameras, instead of one each; null: a tower is shared."""
+    early_fusion: bool = False
+    """The pictures of all cameras on top of each other, as channels of one convolutional backbone;
+    their order is that of `policy.cameras`."""
+    early_fusion_weights: Literal["divided", "copied"] = "divided"
+    """What the first convolution has for each camera: pretrained RGB weights divided by the number
+    of cameras, so that equal pictures give what one would; or undivided copies."""
     layer: int | str = "final"
     """Which the features come from: a number from 0 (below 0: from the end), or a name."""
     pooling: Pooling = "spatial_softmax"
@@ -113,6 +120,11 @@ class EncoderConfig:
         if self.state_noise < 0:
             raise ValueError(f"state_noise must not be negative, and is {self.state_noise}")
         _check_sizes(self)
+        if self.early_fusion and (self.shared_backbone is False or self.fusion is not None):
+            raise ValueError(
+                "early_fusion is one backbone for all cameras, so shared_backbone must not be "
+                "false, nor fusion be set: drop them, or early_fusion"
+            )
         if self.adapter == "linear" and self.feature_dim is None:
             raise ValueError("adapter linear needs a feature_dim, and that is null: set it")
         if self.fusion is not None:
@@ -234,13 +246,14 @@ class NoiseSchedulerConfig:
 
 @dataclass(frozen=True)
 class NormalizerConfig:
-    """How states and actions are brought to [-1, 1]."""
+    """How states and actions are brought to one scale, [-1, 1] but for `zscore`."""
 
-    mode: Literal["min_max", "robotwin"] = "min_max"
-    """`robotwin` is RoboTwin DP's rule: a range under 1e-4 keeps scale 1 and maps to 0."""
+    mode: Literal["min_max", "zscore", "robotwin"] = "min_max"
+    """`zscore`: mean 0 and deviation 1, which LAPO wants and a diffusion that clips must not have.
+    `robotwin` is RoboTwin DP's rule: a range under 1e-4 keeps scale 1 and maps to 0."""
     range_floor: float = 0.01
-    """`min_max`: a dimension with a smaller range (rad) is frozen: state input 0, action = mean.
-    At 0 even a range of rounding errors is scaled up to [-1, 1]."""
+    """A dimension with a smaller range (rad) is frozen: state input 0, action = mean; not with
+    `robotwin`. At 0 even a range of rounding errors is scaled up to [-1, 1]."""
 
     def __post_init__(self) -> None:
         if self.range_floor < 0:
@@ -270,7 +283,8 @@ class ActionSpaceConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """One diffusion policy, apart from what the data decides (dimensions, statistics)."""
+    """One policy, apart from what the data decides (dimensions, statistics): a diffusion policy,
+    or with `lapo` one that is learnt from rewards."""
 
     cameras: dict[str, tuple[int, int]]
     """Camera name to the (H, W) that its pictures are resized to; none: from the state alone."""
@@ -287,14 +301,15 @@ class PolicyConfig:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     noise_scheduler: NoiseSchedulerConfig = field(default_factory=NoiseSchedulerConfig)
     normalizer: NormalizerConfig = field(default_factory=NormalizerConfig)
+    lapo: LapoConfig | None = None
+    """Offline reinforcement learning instead of diffusion; denoiser and noise_scheduler then mean
+    nothing."""
 
     def __post_init__(self) -> None:
         for name in ("n_obs_steps", "n_action_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
-        for camera, size in self.cameras.items():
-            if min(size) < 1:
-                raise ValueError(f"camera {camera} needs a height and a width, and has {size}")
+        _check_cameras(self)
         if not self.cameras and not self.encoder.use_state:
             raise ValueError(
                 "a policy needs cameras or the joint state, and has neither: set cameras, or "
@@ -304,6 +319,14 @@ class PolicyConfig:
             raise ValueError(
                 f"n_action_steps must be at most horizon - n_obs_steps + 1 = "
                 f"{self.horizon - self.n_obs_steps + 1}, and is {self.n_action_steps}"
+            )
+        if self.lapo is not None:
+            _check_lapo(self)
+            return
+        if self.normalizer.mode == "zscore" and self.noise_scheduler.clip_sample:
+            raise ValueError(
+                "normalizer.mode zscore brings actions beyond [-1, 1], where "
+                "noise_scheduler.clip_sample cuts them off: set mode to min_max"
             )
         if self.denoiser.name == "unet" and self.horizon % self.unet_divisor:
             raise ValueError(
@@ -315,3 +338,38 @@ class PolicyConfig:
     def unet_divisor(self) -> int:
         """The U-Net halves the horizon between its levels."""
         return int(2 ** (len(self.denoiser.down_dims) - 1))
+
+
+def _check_cameras(config: PolicyConfig) -> None:
+    for camera, size in config.cameras.items():
+        if min(size) < 1:
+            raise ValueError(f"camera {camera} needs a height and a width, and has {size}")
+    if config.encoder.early_fusion and len(set(config.cameras.values())) > 1:
+        raise ValueError(
+            "encoder.early_fusion lays pictures on top of each other, so all cameras need one "
+            f"size, and have {config.cameras}"
+        )
+
+
+def _check_lapo(config: PolicyConfig) -> None:
+    if config.n_obs_steps != 1:
+        raise ValueError(
+            f"lapo sees one observation, so n_obs_steps must be 1, and is {config.n_obs_steps}"
+        )
+    if config.n_action_steps != config.horizon:
+        raise ValueError(
+            "lapo values whole chunks, so n_action_steps must be horizon = "
+            f"{config.horizon}, and is {config.n_action_steps}"
+        )
+    if config.action_space.kind != "joint":
+        raise ValueError(
+            f"lapo is for one task, so action_space.kind must be joint, and is "
+            f"{config.action_space.kind}"
+        )
+    assert config.lapo is not None
+    frozen = config.lapo.encoder_gradient == "frozen"
+    if frozen and config.encoder.tuning not in (None, "frozen"):
+        raise ValueError(
+            "lapo.encoder_gradient frozen lets no backbone learn, and encoder.tuning is "
+            f"{config.encoder.tuning}: set it to frozen, or let the critic train it"
+        )

@@ -1,4 +1,4 @@
-"""The diffusion policy: observations in, action chunks out (arXiv 2303.04137)."""
+"""Policies: observations in, action chunks out; by diffusion (arXiv 2303.04137) or otherwise."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Batch:
 
 
 class ChunkPolicy(nn.Module):
-    """Observations to action chunks; a subclass says which joints and which head a task has."""
+    """Observations to action chunks; a subclass says which joints a task has, and how it acts."""
 
     def __init__(self, config: PolicyConfig, *, state_dim: int) -> None:
         """`state_dim`: of the state that the encoder's own length counts."""
@@ -58,8 +58,8 @@ class ChunkPolicy(nn.Module):
             config=config.encoder,
         )
 
-    def part(self, task: str) -> tuple[Joints, DiffusionHead]:
-        """What belongs to a task: its joints and its head, which others may share."""
+    def joints_of(self, task: str) -> Joints:
+        """A task's joints, which others may share."""
         raise NotImplementedError
 
     def each_head(self) -> list[DiffusionHead]:
@@ -67,7 +67,7 @@ class ChunkPolicy(nn.Module):
 
     def driven_dims(self, task: str = "") -> tuple[int, ...]:
         """Which numbers of the robot's vector the actions drive."""
-        return self.part(task)[0].driven_dims
+        return self.joints_of(task).driven_dims
 
     @property
     def device(self) -> torch.device:
@@ -76,40 +76,6 @@ class ChunkPolicy(nn.Module):
     def deployable_state(self) -> dict[str, Tensor]:
         """The state dict that a policy built from `config` takes: low-rank adapters merged."""
         return merged(self)
-
-    def _new_head(self, action_dim: int, cond_dim: int) -> DiffusionHead:
-        return DiffusionHead(
-            self.config.denoiser,
-            self.config.noise_scheduler,
-            action_dim=action_dim,
-            horizon=self.config.horizon,
-            cond_dim=cond_dim,
-        )
-
-    def forward(self, batch: Batch, generator: torch.Generator, noise_draws: int = 1) -> Tensor:
-        """`compute_loss`, under the name that wrappers of modules call."""
-        return self.compute_loss(batch, generator, noise_draws=noise_draws)
-
-    def compute_loss(
-        self, batch: Batch, generator: torch.Generator, *, noise_draws: int = 1
-    ) -> Tensor:
-        """Mean squared error of the denoiser over the valid steps.
-
-        Args:
-            generator: a CPU generator: augmentation, noise and diffusion steps come from it.
-            noise_draws: noise samples for each encoded observation.
-        """
-        joints, head = self.part(batch.task)
-        state = joints.state_input(batch.state)
-        cond = self.encoder(batch.images, state, generator, batch.read)
-        return head.loss(
-            joints.targets(batch.action, batch.state[:, -1]),
-            joints.extend(cond),
-            valid=batch.valid,
-            live=joints.live(len(batch.state)),
-            generator=generator,
-            noise_draws=noise_draws,
-        )
 
     @torch.no_grad()
     def encode_frames(self, images: Mapping[str, Tensor]) -> Tensor:
@@ -129,7 +95,6 @@ class ChunkPolicy(nn.Module):
         features = self.encoder.reduce(read) if read else self.encode_frames(frames)
         return rearrange(features, "(b t) f -> b t f", b=rows)
 
-    @torch.no_grad()
     def predict_from_features(
         self,
         features: Tensor,
@@ -138,10 +103,7 @@ class ChunkPolicy(nn.Module):
         task: str = "",
     ) -> Tensor:
         """As `predict_chunk`, of frames that are encoded already: features float (B, To, F)."""
-        joints, head = self.part(task)
-        cond = joints.extend(self.encoder.condition(features, joints.state_input(state)))
-        sample = head.sample(cond, generators, live=joints.live(len(state)))
-        return joints.actions(sample, state[:, -1])
+        raise NotImplementedError
 
     def predict_chunk(
         self,
@@ -178,7 +140,65 @@ class ChunkPolicy(nn.Module):
         return chunk[:, first : first + self.config.n_action_steps]
 
 
-class DiffusionPolicy(ChunkPolicy):
+class DenoisingPolicy(ChunkPolicy):
+    """Action chunks by diffusion; a subclass says which head a task has."""
+
+    def part(self, task: str) -> tuple[Joints, DiffusionHead]:
+        """What belongs to a task: its joints and its head, which others may share."""
+        raise NotImplementedError
+
+    def joints_of(self, task: str) -> Joints:
+        return self.part(task)[0]
+
+    def _new_head(self, action_dim: int, cond_dim: int) -> DiffusionHead:
+        return DiffusionHead(
+            self.config.denoiser,
+            self.config.noise_scheduler,
+            action_dim=action_dim,
+            horizon=self.config.horizon,
+            cond_dim=cond_dim,
+        )
+
+    def forward(self, batch: Batch, generator: torch.Generator, noise_draws: int = 1) -> Tensor:
+        """`compute_loss`, under the name that wrappers of modules call."""
+        return self.compute_loss(batch, generator, noise_draws=noise_draws)
+
+    def compute_loss(
+        self, batch: Batch, generator: torch.Generator, *, noise_draws: int = 1
+    ) -> Tensor:
+        """Mean squared error of the denoiser over the valid steps.
+
+        Args:
+            generator: a CPU generator: augmentation, noise and diffusion steps come from it.
+            noise_draws: noise samples for each encoded observation.
+        """
+        joints, head = self.part(batch.task)
+        state = joints.state_input(batch.state)
+        cond = self.encoder(batch.images, state, generator, batch.read)
+        return head.loss(
+            joints.targets(batch.action, batch.state[:, -1]),
+            joints.extend(cond),
+            valid=batch.valid,
+            live=joints.live(len(batch.state)),
+            generator=generator,
+            noise_draws=noise_draws,
+        )
+
+    @torch.no_grad()
+    def predict_from_features(
+        self,
+        features: Tensor,
+        state: Tensor,
+        generators: Sequence[torch.Generator],
+        task: str = "",
+    ) -> Tensor:
+        joints, head = self.part(task)
+        cond = joints.extend(self.encoder.condition(features, joints.state_input(state)))
+        sample = head.sample(cond, generators, live=joints.live(len(state)))
+        return joints.actions(sample, state[:, -1])
+
+
+class DiffusionPolicy(DenoisingPolicy):
     """One head on the joints of one robot, whatever the task."""
 
     def __init__(
@@ -241,7 +261,7 @@ def action_error(
     features = policy.encode_batch(batch)
     chunk = policy.predict_from_features(features, batch.state, generators, batch.task)
     predicted = chunk[:, first : first + count]
-    recorded = policy.part(batch.task)[0].driven(batch.action[:, first : first + count])
+    recorded = policy.joints_of(batch.task).driven(batch.action[:, first : first + count])
     errors = (predicted - recorded).abs()
     valid = batch.valid[:, first : first + count].to(errors.dtype)
     weighted = errors * rearrange(valid, "b t -> b t 1")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from twin_policy.backbones import FINAL, Backbone, VisionBackbone
@@ -43,11 +44,13 @@ class ObsEncoder(FrameEncoder):
         super().__init__(
             cameras=tuple(cameras), n_obs_steps=n_obs_steps, state_dim=state_dim, config=config
         )
-        names = ("shared",) if config.shared_backbone else self.cameras
-        if not self.cameras:
+        self.inputs = self._inputs()
+        """What a backbone is given, and is pooled by itself: each camera's picture."""
+        names = ("shared",) if config.shared_backbone else self.inputs
+        if not self.inputs:
             names = ()
-        self.backbones = nn.ModuleDict({name: build_backbone(config) for name in names})
-        pools = {name: self._pool(self._backbone(name)) for name in self.cameras}
+        self.backbones = nn.ModuleDict({name: self._build() for name in names})
+        pools = {name: self._pool(self._backbone(name)) for name in self.inputs}
         self.pools = nn.ModuleDict(pools)
         wanted = config.feature_dim
         self.adapters = nn.ModuleDict(
@@ -59,6 +62,12 @@ class ObsEncoder(FrameEncoder):
         )
         self.widths = {name: wanted or pool.dim for name, pool in pools.items()}
         self.freeze_backbones(False)
+
+    def _inputs(self) -> tuple[str, ...]:
+        return self.cameras
+
+    def _build(self) -> VisionBackbone:
+        return build_backbone(self.config)
 
     def load_pretrained(self) -> dict[str, Any]:
         """Reads what `config.pretrained_backbone_weights` names: once, when training starts.
@@ -97,6 +106,9 @@ class ObsEncoder(FrameEncoder):
                 "pretrained weights expect image_normalization 'imagenet', and the config says "
                 f"{self.config.image_normalization!r}"
             )
+        return self._fill(backbones, weights)
+
+    def _fill(self, backbones: list[Backbone], weights: str) -> dict[str, Any]:
         return load_pretrained(backbones, weights)
 
     def add_adapters(self, *, seed: int) -> list[str]:
@@ -187,9 +199,9 @@ class ObsEncoder(FrameEncoder):
     def reduce(self, read: Mapping[str, Tensor]) -> Tensor:
         """Features (N, F), float32, of what `read_frames` gave: pooled, adapted, side by side."""
         features = []
-        for camera in self.cameras:
-            pooled = self.pools[camera](read[camera])
-            features.append(self.adapters[camera](pooled) if camera in self.adapters else pooled)
+        for name in self.inputs:
+            pooled = self.pools[name](read[name])
+            features.append(self.adapters[name](pooled) if name in self.adapters else pooled)
         return torch.cat(features, dim=-1)
 
     def _read(self, camera: str, pictures: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -215,6 +227,76 @@ class ObsEncoder(FrameEncoder):
         return tokens if kind == "spatial_softmax" else cell_means(tokens, self.config.grid_size)
 
 
+class EarlyFusionEncoder(ObsEncoder):
+    """One convolutional backbone that sees all cameras at once: three channels of each.
+
+    The first convolution is that of a backbone for one picture, divided by the number of cameras
+    or copied undivided.
+    """
+
+    def _inputs(self) -> tuple[str, ...]:
+        return (VIEWS,) if self.cameras else ()
+
+    def _build(self) -> VisionBackbone:
+        backbone = build_backbone(self.config)
+        if not _takes_bytes(backbone, self.config):
+            raise ValueError(
+                "early_fusion widens a convolutional backbone that is read at its end: set "
+                "backbone to resnet18, resnet18_frozen_bn or small_cnn, layer to final, pooling to "
+                "spatial_softmax or avg and resize_shape to null, or early_fusion to false; "
+                f"backbone is {self.config.backbone}, layer {self.config.layer}, pooling "
+                f"{self.config.pooling}, resize_shape {self.config.resize_shape}"
+            )
+        self._widen(backbone, _first_convolution(backbone)[1])
+        return backbone
+
+    def _widen(self, backbone: VisionBackbone, single: nn.Conv2d) -> None:
+        """Puts in a first convolution for all cameras, made of one for a single picture."""
+        name, _ = _first_convolution(backbone)
+        count = len(self.cameras)
+        wide = copy.deepcopy(single)
+        wide.in_channels = count * single.in_channels
+        divisor = count if self.config.early_fusion_weights == "divided" else 1
+        repeated = repeat(single.weight.detach(), "o i h w -> o (n i) h w", n=count) / divisor
+        wide.weight = nn.Parameter(repeated.to(memory_format=torch.channels_last))
+        setattr(backbone.network, name, wide)
+
+    def _fill(self, backbones: list[Backbone], weights: str) -> dict[str, Any]:
+        (mine,) = backbones
+        if weights == RANDOM:
+            return load_pretrained([mine], weights)
+        single = build_backbone(self.config)
+        assert isinstance(single, Backbone)
+        identity = load_pretrained([single], weights)
+        name, first = _first_convolution(single)
+        self._widen(mine, first)
+        rest = single.trunk.state_dict()
+        others = {key: value for key, value in rest.items() if not key.startswith(f"{name}.")}
+        mine.trunk.load_state_dict(others, strict=False)
+        return identity
+
+    def _read_each(
+        self, images: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        (backbone,) = self._each_backbone()
+        assert isinstance(backbone, Backbone)
+        changed = [self._augmented(images[camera], generator) for camera in self.cameras]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._backbones_frozen):
+            views = [backbone.normalize(*each) for each in changed]
+            return {VIEWS: backbone(torch.cat(views, dim=1))}
+
+
+VIEWS = "views"
+"""The one input of an early fusion."""
+
+
+def _first_convolution(backbone: VisionBackbone) -> tuple[str, nn.Conv2d]:
+    """Its name in the trunk, and itself."""
+    name, first = next(backbone.network.named_children())
+    assert isinstance(first, nn.Conv2d)
+    return name, first
+
+
 def create_encoder(
     *,
     cameras: Mapping[str, tuple[int, int]],
@@ -222,8 +304,12 @@ def create_encoder(
     state_dim: int,
     config: EncoderConfig,
 ) -> FrameEncoder:
-    """As the config asks: of one backbone, or of several models fused."""
-    kind = ObsEncoder if config.fusion is None else FusionEncoder
+    """As the config asks: of one backbone, of several models fused, of all cameras at once."""
+    kind: type[ObsEncoder | FusionEncoder] = ObsEncoder
+    if config.fusion is not None:
+        kind = FusionEncoder
+    elif config.early_fusion:
+        kind = EarlyFusionEncoder
     return kind(cameras=cameras, n_obs_steps=n_obs_steps, state_dim=state_dim, config=config)
 
 

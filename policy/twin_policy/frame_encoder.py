@@ -149,6 +149,12 @@ class FrameEncoder(nn.Module):
 
     # What all share
 
+    def _read_each(
+        self, images: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Of uint8 (B, To, H, W, 3) a camera, what `read_frames` gives of B * To frames."""
+        return {camera: self._read(camera, images[camera], generator) for camera in self.cameras}
+
     def forward(
         self,
         images: Mapping[str, Tensor],
@@ -172,9 +178,7 @@ class FrameEncoder(nn.Module):
         if read:
             read = {camera: rearrange(read[camera], "b t ... -> (b t) ...") for camera in read}
         else:
-            read = {
-                camera: self._read(camera, images[camera], generator) for camera in self.cameras
-            }
+            read = self._read_each(images, generator)
         features = self.reduce(read) if read else state.new_empty((state[..., 0].numel(), 0))
         return self.condition(rearrange(features, "(b t) f -> b t f", b=len(state)), state)
 
@@ -187,10 +191,8 @@ class FrameEncoder(nn.Module):
         Returns:
             Camera to vectors (N, C), or maps (N, C, h, w).
         """
-        return {
-            camera: self._read(camera, rearrange(images[camera], "n h w c -> n 1 h w c"), None)
-            for camera in self.cameras
-        }
+        single = {camera: rearrange(images[camera], "n h w c -> n 1 h w c") for camera in images}
+        return self._read_each(single, None)
 
     def encode_frames(self, images: Mapping[str, Tensor]) -> Tensor:
         """Features of single frames, each once: uint8 RGB (N, H, W, 3) a camera to (N, F)."""

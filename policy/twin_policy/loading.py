@@ -17,14 +17,24 @@ from twin_policy.config import NoiseSchedulerConfig
 from twin_policy.deploy import choose_device
 from twin_policy.diffusion import ChunkPolicy
 from twin_policy.fusion_encoder import FusionEncoder
+from twin_policy.lapo_policy import LapoPolicy
 from twin_policy.parsing import parse, plain
 from twin_policy.served_agent import ServedAgent
 
 LOG = logging.getLogger(__name__)
 
 OF_A_FUSION = ("model_devices", "models_in_turn")
+OF_DIFFUSION = ("sampler", "num_inference_steps", "cuda_graph")
 
-TEXTS = ("device", "sampler", "inference_dtype", "complete_actions", "color_order", "action_type")
+TEXTS = (
+    "device",
+    "sampler",
+    "inference_dtype",
+    "complete_actions",
+    "act_with",
+    "color_order",
+    "action_type",
+)
 """Options whose values are words."""
 
 
@@ -50,6 +60,8 @@ class DeployOptions:
     """Of convolutions and matrix products; positions and states stay float32."""
     cuda_graph: bool = False
     """On CUDA, records the denoising loop once and replays it: same kernels, quicker launches."""
+    act_with: Literal["policy", "prior", "prior_mean"] | None = None
+    """Of LAPO: the actor's latent action, one drawn from the prior, or the prior's mean."""
     complete_actions: str | None = None
     """What joints do that the policy does not drive (`twin_policy.completion`)."""
     full_video: bool = False
@@ -137,6 +149,7 @@ def _prepare(policy: ChunkPolicy, options: DeployOptions) -> None:
         if (value := getattr(options, key)) is not None
     }
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.inference_dtype]
+    _choose_behaviour(policy, options)
     for head in policy.each_head():
         settings = plain(head.noise_scheduler) | changes
         head.noise_scheduler = parse(NoiseSchedulerConfig, settings, source="usr_args")
@@ -146,6 +159,27 @@ def _prepare(policy: ChunkPolicy, options: DeployOptions) -> None:
         LOG.warning(
             "this CPU has no instructions for bfloat16, which it can only emulate, at a third of "
             "the speed: set inference_dtype: float32"
+        )
+
+
+def _choose_behaviour(policy: ChunkPolicy, options: DeployOptions) -> None:
+    if isinstance(policy, LapoPolicy):
+        said = [name for name in OF_DIFFUSION if getattr(options, name)]
+        if said:
+            raise ValueError(
+                f"{said[0]} is of diffusion policies, and this one was learnt by LAPO: set it to "
+                "null"
+            )
+        if options.act_with == "policy" and policy.lapo.behaviour == "bc":
+            raise ValueError(
+                "act_with policy needs an actor, and behaviour bc trained none: set act_with to "
+                "prior_mean or prior"
+            )
+        policy.act_with = options.act_with or policy.act_with
+    elif options.act_with is not None:
+        raise ValueError(
+            f"act_with is of policies learnt by LAPO, and this one is none: set it to null; it is "
+            f"{options.act_with}"
         )
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from torch import nn
 
 from twin_policy.config import PolicyConfig
-from twin_policy.diffusion import ChunkPolicy
+from twin_policy.diffusion import DenoisingPolicy
 from twin_policy.head import DiffusionHead
 from twin_policy.joints import Joints
 from twin_policy.names import unknown
 
 
-class MultiTaskPolicy(ChunkPolicy):
+class MultiTaskPolicy(DenoisingPolicy):
     """Each task has its own joints; tasks whose joints look alike to a network may share a head."""
 
     def __init__(

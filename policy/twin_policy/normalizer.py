@@ -1,4 +1,4 @@
-"""States and actions to [-1, 1] and back, with idle dimensions frozen."""
+"""States and actions to one scale and back, with idle dimensions frozen."""
 
 from __future__ import annotations
 
@@ -70,16 +70,21 @@ class DimensionNormalizer(nn.Module):
             idle = frozen = span < config.range_floor
         else:
             idle = frozen | (span == 0)
+        if config.mode == "zscore":
+            deviation = values.std(0)
+            scale = np.where(idle, 1.0, 1.0 / np.where(idle, 1.0, deviation))
+            return cls(scale=scale, offset=-mean * scale, mean=mean, frozen=frozen)
         scale = np.where(idle, 1.0, 2.0 / np.where(idle, 1.0, span))
         offset = np.where(idle, -low, -1.0 - scale * low)
         return cls(scale=scale, offset=offset, mean=mean, frozen=frozen)
 
     def normalize(self, values: Tensor) -> Tensor:
-        """(..., D) in physical units to (..., D), in [-1, 1] within the training range."""
+        """(..., D) in physical units to (..., D): over the training data in [-1, 1], or with
+        `zscore` of mean 0 and deviation 1."""
         return (values * self.scale + self.offset).masked_fill(self.frozen, 0.0)
 
     def unnormalize(self, values: Tensor) -> Tensor:
-        """(..., D) in [-1, 1] to physical units."""
+        """(..., D), normalised, to physical units."""
         return torch.where(self.frozen, self.mean, (values - self.offset) / self.scale)
 
     def to_dict(self) -> dict[str, list[Any]]:

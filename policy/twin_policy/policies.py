@@ -9,6 +9,7 @@ from twin_policy.action_space import JointLayout
 from twin_policy.config import PolicyConfig
 from twin_policy.diffusion import ChunkPolicy, DiffusionPolicy
 from twin_policy.joints import Joints, SlottedJoints
+from twin_policy.lapo_policy import LapoPolicy
 from twin_policy.multitask import MultiTaskPolicy
 from twin_policy.normalizer import Normalizer
 
@@ -46,6 +47,14 @@ def create_policy(config: PolicyConfig, tasks: Mapping[str, TaskSpec]) -> ChunkP
     relative = config.action_representation == "relative"
     if config.action_space.kind == "joint":
         (spec,) = tasks.values()
+        if config.lapo is not None:
+            return LapoPolicy(
+                config,
+                spec.normalizer,
+                state_dim=spec.layout.dim,
+                gripper_dims=spec.layout.gripper_dims,
+                driven_dims=spec.layout.driven_dims(config.action_space),
+            )
         return DiffusionPolicy(
             config,
             spec.normalizer,

@@ -61,6 +61,7 @@ def complete(config: EncoderConfig) -> EncoderConfig:
         )
     tower = is_tower(config.backbone)
     shared = tower if config.shared_backbone is None else config.shared_backbone
+    shared = shared or config.early_fusion
     tuning = config.tuning or ("frozen" if tower else "full")
     if tower and tuning == "frozen" and not shared:
         raise ValueError(

@@ -19,9 +19,11 @@ from twin_policy.checkpoint import PROVENANCE, WEIGHTS, load_checkpoint
 from twin_policy.config import FUSION
 from twin_policy.files import write_text
 from twin_policy.pretrained import is_tower
+from twin_train import lapo_card
 from twin_train.loop import BEST, Result
 
 CARD = "card.md"
+NO_RATE = "None of them is a success rate: that takes an evaluation."
 REPEATS = 5
 
 
@@ -111,12 +113,9 @@ def _peak_memory_mb() -> float:
 def render(folder: Path, provenance: Mapping[str, Any], *, name: str, result: Result) -> str:
     """The card's Markdown; a function of what is given."""
     tasks, backbone = provenance["tasks"], provenance["backbone"]
-    train = provenance["train_config"]
     parts = [
         f"# {name}: {', '.join(tasks)}",
-        f"A diffusion policy over pictures, {result.steps} optimiser steps of "
-        f"{provenance['effective_batch_size']} windows (seed {train['seed']}, learning rate "
-        f"{train['lr']:g}).",
+        _opening(provenance, result),
         _table(
             ("task", "training episodes", "validation", "windows", "robot", "data SHA-256"),
             [
@@ -131,29 +130,59 @@ def render(folder: Path, provenance: Mapping[str, Any], *, name: str, result: Re
                 for task, data in tasks.items()
             ],
         ),
+        *_rewards(provenance),
         "## Backbone",
         _backbone(backbone, provenance["backbone_weights"]),
         "## Size",
-        _table(
-            ("encoder", "denoiser", "all", "learning in the last stage", "weights file"),
-            [
-                (
-                    *(
-                        f"{provenance['parameters'][part]:,}"
-                        for part in ("encoder", "denoiser", "all", "learning")
-                    ),
-                    f"{provenance['inference']['weights_mb']:,} MB",
-                )
-            ],
-        ),
+        _sizes(provenance),
         "## Figures",
-        _figures(result),
+        _figures(provenance, result),
         "## Cost",
-        _cost(provenance["inference"], result),
+        _cost(provenance["inference"], result, diffuses="lapo" not in provenance),
         "## Use",
-        _use(folder, list(tasks), backbone["backbone"], bool(result.best)),
+        _use(folder, list(tasks), variant_of(provenance), bool(result.best)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def variant_of(provenance: Mapping[str, Any]) -> str:
+    """The folder in `policy/` that a checkpoint is for."""
+    backbone = provenance["backbone"]["backbone"]
+    if "lapo" in provenance:
+        return "lapo"
+    if backbone == FUSION:
+        return "fusion_dp"
+    return "clip_dp" if is_tower(backbone) else "dp_resnet"
+
+
+def _opening(provenance: Mapping[str, Any], result: Result) -> str:
+    if "lapo" in provenance:
+        return lapo_card.opening(provenance, steps=result.steps)
+    train = provenance["train_config"]
+    return (
+        f"A diffusion policy over pictures, {result.steps} optimiser steps of "
+        f"{provenance['effective_batch_size']} windows (seed {train['seed']}, learning rate "
+        f"{train['lr']:g})."
+    )
+
+
+def _rewards(provenance: Mapping[str, Any]) -> list[str]:
+    if "lapo" not in provenance:
+        return []
+    return [_table(("episodes of", "successes", "failures"), lapo_card.episodes(provenance))]
+
+
+def _sizes(provenance: Mapping[str, Any]) -> str:
+    parameters = provenance["parameters"]
+    weights = f"{provenance['inference']['weights_mb']:,} MB"
+    if "lapo" in provenance:
+        head, row = lapo_card.sizes(parameters)
+        return _table((*head, "weights file"), [(*row, weights)])
+    names = ("encoder", "denoiser", "all", "learning")
+    return _table(
+        (*names[:-1], "learning in the last stage", "weights file"),
+        [(*(f"{parameters[part]:,}" for part in names), weights)],
+    )
 
 
 def _backbone(backbone: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
@@ -215,8 +244,12 @@ def _models(backbone: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(result: Result) -> str:
+def _figures(provenance: Mapping[str, Any], result: Result) -> str:
     rows = [("training loss", f"{result.train_loss:.5f}")]
+    if "lapo" in provenance:
+        rows = [("the VAE's training loss", f"{result.train_loss:.3f}")]
+        rows += lapo_card.figures(provenance, result.val)
+        return _table(("", "at the end"), rows) + "\n\n" + NO_RATE
     if result.val:
         rows += [
             ("validation loss", f"{result.val['loss']:.5f}"),
@@ -229,18 +262,18 @@ def _figures(result: Result) -> str:
         ]
     else:
         rows.append(("validation", "no episodes were kept for it"))
-    note = (
-        "These are of the moving average, which the checkpoint holds. None of them is a success "
-        "rate: that takes an evaluation."
-    )
-    return _table(("", "at the end"), rows) + "\n\n" + note
+    note = "These are of the moving average, which the checkpoint holds."
+    return _table(("", "at the end"), rows) + f"\n\n{note} {NO_RATE}"
 
 
-def _cost(inference: Mapping[str, Any], result: Result) -> str:
+def _cost(inference: Mapping[str, Any], result: Result, *, diffuses: bool) -> str:
     rows = [
         ("training", f"{result.seconds:.0f} s"),
         ("encoding one step's pictures", f"{inference['encode_ms']} ms"),
-        ("denoising one chunk", f"{inference['denoise_ms']} ms"),
+        (
+            "denoising one chunk" if diffuses else "decoding one chunk",
+            f"{inference['denoise_ms']} ms",
+        ),
         ("peak memory of the last session", f"{inference['peak_memory_mb']:,} MB"),
     ]
     if "peak_gpu_memory_mb" in inference:
@@ -249,10 +282,7 @@ def _cost(inference: Mapping[str, Any], result: Result) -> str:
     return _table(("", ""), rows) + "\n\n" + note
 
 
-def _use(folder: Path, tasks: list[str], backbone: str, has_best: bool) -> str:
-    variant = "clip_dp" if is_tower(backbone) else "dp_resnet"
-    if backbone == FUSION:
-        variant = "fusion_dp"
+def _use(folder: Path, tasks: list[str], variant: str, has_best: bool) -> str:
     lines = [
         "```bash",
         f"bash eval.sh {tasks[0]} {variant} --checkpoint {folder}",

@@ -114,7 +114,7 @@ def clearly_less(spoiled: Array, true: Array) -> bool:
 def check_range(trials: Sequence[Trial]) -> Finding:
     """Whether the recorded actions lie where the normaliser expects them."""
     first = trials[0]
-    joints = first.policy.part(first.task)[0]
+    joints = first.policy.joints_of(first.task)
     parts = [_normalised(joints, trial) for trial in trials]
     values = np.abs(np.concatenate(parts))
     names = joint_names(first.entry)

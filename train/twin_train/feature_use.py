@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,12 +13,13 @@ from twin_policy.backbones import VisionBackbone
 from twin_policy.config import EncoderConfig, PolicyConfig
 from twin_policy.frame_encoder import FrameEncoder
 from twin_policy.pretrained import build_backbone, is_tower, load_tower
-from twin_train.dataset import Windows
 from twin_train.extraction import extract, features_folder
 from twin_train.features import (
     DTYPES,
     FeaturesError,
     FeatureStore,
+    FrameFeatures,
+    SideBySide,
     Wanted,
     check_serves,
     is_feature_store,
@@ -29,6 +30,13 @@ from twin_train.sharing import Shared
 from twin_train.store import Store
 
 AUTO = "auto"
+
+
+class Reader(Protocol):
+    """What reads pictures of a store, and may read features instead."""
+
+    def use_features(self, read: Mapping[str, FrameFeatures | SideBySide]) -> None:
+        """Batches hold these from now on, instead of pictures."""
 
 
 def check_trainable_from_features(config: PolicyConfig) -> None:
@@ -74,8 +82,9 @@ def make_tower(encoder: EncoderConfig, *, seed: int) -> VisionBackbone:
 def use_features(
     choice: str,
     encoder: FrameEncoder,
-    tasks: Mapping[str, tuple[Store, Sequence[Windows]]],
+    tasks: Mapping[str, tuple[Store, Sequence[Reader]]],
     *,
+    all_frames: bool = False,
     cache_mb: float,
     device: torch.device,
     threads: int,
@@ -88,6 +97,7 @@ def use_features(
     Args:
         choice: the value of `train.features`.
         encoder: with its weights.
+        all_frames: also of the frames that no action follows.
         cache_mb: 10^6 bytes of features of each task that are kept in memory.
 
     Returns:
@@ -116,7 +126,7 @@ def use_features(
             for name, (wanted, backbone) in parts.items()
         }
         chosen = [(features, parts[name][0]) for name, features in found.items()]
-        read = shared.features(chosen, store, cache_mb=cache_mb)
+        read = shared.features(chosen, store, cache_mb=cache_mb, all_frames=all_frames)
         for each in windows:
             each.use_features(read)
         said = {name: _describe_store(features) for name, features in found.items()}

@@ -286,11 +286,17 @@ def tensor_of(values: NDArray[Any]) -> Tensor:
 
 
 def read_features(
-    features: FeatureStore, wanted: Wanted, store: Store, *, cache_mb: float
+    features: FeatureStore,
+    wanted: Wanted,
+    store: Store,
+    *,
+    cache_mb: float,
+    all_frames: bool = False,
 ) -> dict[str, FrameFeatures]:
     """What a policy reads of the transitions of a dataset store, camera by camera.
 
     Args:
+        all_frames: also of the frames that no action follows.
         cache_mb: up to 10^6 bytes of features are kept in memory; more stay in the files.
 
     Raises:
@@ -305,7 +311,7 @@ def read_features(
             where = array_folder(camera, wanted.layer, source)
             values, grid = _read_checked(folders[episode.number], where, episode)
             grids[camera] = grid
-            values = values[: episode.n_transitions]
+            values = values if all_frames else values[: episode.n_transitions]
             derived = source == "tokens" and wanted.pooling != "spatial_softmax"
             parts.append(_derive(values, grid, wanted) if derived else values)
     total = sum(part.nbytes for parts in found.values() for part in parts)

@@ -57,12 +57,12 @@ def draw_losses(log: Log, path: Path, *, title: str, stages: Sequence[int] = ())
 
 
 def _draw_loss(axes: Any, log: Log) -> None:
-    steps, losses = _series(log, "loss")
+    steps, losses = series(log, "loss")
     if len(steps) > 20:
         axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8)
-        steps, losses = _smoothed(steps, losses)
+        steps, losses = smoothed(steps, losses)
     axes.plot(steps, losses, color=BLUE, linewidth=1.6, label="training", marker=_dots(steps))
-    steps, losses = _series(log, "val_loss")
+    steps, losses = series(log, "val_loss")
     if len(steps):
         axes.plot(
             steps, losses, color=ORANGE, linewidth=1.6, label="validation", marker=_dots(steps)
@@ -73,12 +73,12 @@ def _draw_loss(axes: Any, log: Log) -> None:
 def _draw_error(axes: Any, log: Log) -> None:
     tasks = sorted({key for line in log for key in line if key.startswith("val_mean_abs/")})
     for key, color in zip(tasks, cycle(OF_TASKS), strict=False):
-        steps, errors = _series(log, key)
+        steps, errors = series(log, key)
         name = key.partition("/")[2]
         axes.plot(steps, errors, color=color, linewidth=1.0, label=name, marker=_dots(steps))
-    steps, worst = _series(log, "val_max_dim_abs")
+    steps, worst = series(log, "val_max_dim_abs")
     axes.plot(steps, worst, color=GREY, linewidth=1.2, label="worst joint", marker=_dots(steps))
-    steps, errors = _series(log, "val_mean_abs")
+    steps, errors = series(log, "val_mean_abs")
     axes.plot(steps, errors, color=ORANGE, linewidth=1.6, label="mean", marker=_dots(steps))
     best = int(np.argmin(errors))
     if math.isfinite(errors[best]):
@@ -95,14 +95,14 @@ def _draw_error(axes: Any, log: Log) -> None:
     axes.set_ylabel("validation action error (rad)")
 
 
-def _series(log: Log, key: str) -> tuple[np.ndarray, np.ndarray]:
+def series(log: Log, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the lines that have the key."""
     points = [(line["step"], line[key]) for line in log if key in line]
     steps, values = np.array(points, float).reshape(-1, 2).T
     return steps, values
 
 
-def _smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A moving mean, without the ends that it cannot reach."""
     width = max(3, round(SMOOTHED_SHARE * len(values)))
     half = width // 2

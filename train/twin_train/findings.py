@@ -65,7 +65,7 @@ def check_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def check_normaliser(checkpoint: Checkpoint, entry: TaskEntry, task: str) -> Iterator[Finding]:
     """Whether statistics are there, and can be those of a robot."""
-    normalizer = checkpoint.policy.part(task)[0].normalizer
+    normalizer = checkpoint.policy.joints_of(task).normalizer
     names = joint_names(entry)
     driven = [names[dim] for dim in entry.action_spec.driven_dims]
     for kind, part, joints in (
@@ -151,7 +151,7 @@ def check_idle(
         action: (n, D), the recorded targets.
     """
     names, spec = joint_names(entry), entry.action_spec
-    frozen = checkpoint.policy.part(task)[0].normalizer.action.frozen.tolist()
+    frozen = checkpoint.policy.joints_of(task).normalizer.action.frozen.tolist()
     floor = max(checkpoint.policy.config.normalizer.range_floor, 1e-4)
     span = np.ptp(action, axis=0)
     held = [dim for dim, idle in zip(spec.driven_dims, frozen, strict=True) if idle]

@@ -145,14 +145,16 @@ def open_pictures(
     cache_mb: float,
     threads: int,
     device: torch.device | str = "cpu",
+    all_frames: bool = False,
 ) -> dict[str, CameraPictures]:
     """The pictures of all of a store's cameras, which share one budget.
 
     Args:
+        all_frames: also those that no action follows.
         cache_mb: 10^6 bytes of pictures that stay decoded: those of the first episodes.
         threads: that decode.
     """
-    lengths = [episode.n_transitions for episode in store.episodes]
+    lengths = [each.n_frames if all_frames else each.n_transitions for each in store.episodes]
     bytes_each = sum(3 * height * width for height, width in store.cameras.values())
     n_cached = 0
     for length in lengths:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from twin_policy.agent import noise_generator
 from twin_policy.checkpoint import FIXED, save_weights
-from twin_policy.diffusion import Batch, ChunkPolicy, action_error
+from twin_policy.diffusion import Batch, DenoisingPolicy, action_error
 from twin_policy.ema import EMA, power_decay, ratio_decay
 from twin_policy.files import write_text
 from twin_train.config import EMAConfig, Stage, TrainConfig
@@ -91,7 +91,7 @@ class Reached:
 
 
 def train(
-    policy: ChunkPolicy,
+    policy: DenoisingPolicy,
     *,
     tasks: Mapping[str, TaskWindows],
     config: TrainConfig,
@@ -157,7 +157,7 @@ def train(
 
 
 def _prepare(
-    policy: ChunkPolicy, stage: Stage, config: TrainConfig, accelerator: Accelerator
+    policy: DenoisingPolicy, stage: Stage, config: TrainConfig, accelerator: Accelerator
 ) -> tuple[nn.Module, AcceleratedOptimizer]:
     """The network as a stage trains it, and the stage's optimiser."""
     accelerator.free_memory()
@@ -259,7 +259,7 @@ class _Run:
 
     def __init__(
         self,
-        policy: ChunkPolicy,
+        policy: DenoisingPolicy,
         tasks: Mapping[str, TaskWindows],
         config: TrainConfig,
         folder: Path,
@@ -278,7 +278,7 @@ class _Run:
         self._began = time.perf_counter()
 
     @property
-    def average(self) -> ChunkPolicy:
+    def average(self) -> DenoisingPolicy:
         """The moving average of the policy."""
         return self.ema.shadow  # type: ignore[return-value]
 
@@ -381,7 +381,7 @@ def ema_decay(step: int, config: EMAConfig) -> float:
 
 
 def validate(
-    policy: ChunkPolicy, windows: Windows, config: TrainConfig, device: torch.device
+    policy: DenoisingPolicy, windows: Windows, config: TrainConfig, device: torch.device
 ) -> dict[str, float]:
     """Loss and sampled-action error on windows spread over the validation episodes.
 

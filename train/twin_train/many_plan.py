@@ -21,7 +21,7 @@ from twin_train.many import (
     read_provenance,
     tower_key,
 )
-from twin_train.run import RANDOM_WEIGHTS
+from twin_train.provenance import RANDOM_WEIGHTS
 from twin_train.runs_file import PlannedRun, RunSpec
 from twin_train.sharing import Cameras, Shared
 from twin_train.store import Store, StoreError, is_store, open_store

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import platform
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from twin_env.episodes import list_episodes
 from twin_policy.action_space import JointLayout
 from twin_policy.checkpoint import prepare_checkpoint
-from twin_policy.diffusion import ChunkPolicy, count_parameters, parameter_table
+from twin_policy.diffusion import (
+    ChunkPolicy,
+    DenoisingPolicy,
+    count_parameters,
+    parameter_table,
+)
 from twin_policy.encoders import check_encoder
 from twin_policy.files import remove_partial
 from twin_policy.normalizer import Normalizer
-from twin_policy.parsing import plain
 from twin_policy.policies import TaskSpec, create_policy, statistics_group
 from twin_policy.pretrained import complete, is_tower, resolve
 from twin_policy.specs import TaskEntry
@@ -33,17 +34,14 @@ from twin_train.figure import draw_losses
 from twin_train.log import LOG, check_wandb, read_log
 from twin_train.loop import BEST, Result, TaskWindows, train
 from twin_train.processes import in_turn, open_accelerator
+from twin_train.provenance import RANDOM_WEIGHTS, describe, describe_data
 from twin_train.sharing import Shared
 from twin_train.state import STATE
 from twin_train.store import Store, is_store
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 __all__ = ["RunConflict", "build_policy", "open_run_store", "resolve_config", "train_run"]
 
 LOGGER = logging.getLogger(__name__)
-RANDOM_WEIGHTS = "random weights"
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,18 @@ def train_run(
         RunConflict: `folder` holds a run of another config or of other episodes.
     """
     check_wandb(config.train.wandb)
-    _check_kind(config, list(data))
-    if episodes is not None and episodes < 1:
-        raise ValueError(f"episodes must be at least 1, and is {episodes}")
+    _check_asked(config, list(data), episodes)
     config = resolve_config(config)
     if config.policy.cameras:
         check_encoder(config.policy.cameras, config.policy.encoder, config.policy.n_obs_steps)
     shared = shared or Shared()
+    if config.policy.lapo is not None:
+        from twin_train.lapo_run import train_lapo_run
+
+        return train_lapo_run(
+            config, data=data, folder=folder, name=name, episodes=episodes, env_config=env_config,
+            device=device, threads=threads, stop=stop, quiet=quiet, shared=shared,
+        )  # fmt: skip
     accelerator = open_accelerator(
         device,
         mixed_precision=config.train.mixed_precision,
@@ -167,7 +170,13 @@ def train_run(
         tasks={task: each.windows for task, each in tasks.items()},
         config=config.train,
         folder=folder,
-        provenance=describe(config, tasks, policy, accelerator, backbone_weights=weights)
+        provenance=describe(
+            config,
+            tasks={task: _described(each, policy, task) for task, each in tasks.items()},
+            parameters=_count_parameters(config, policy),
+            backbone_weights=weights,
+            processes=accelerator.num_processes,
+        )
         | {"features": features},
         accelerator=accelerator,
         device=device,
@@ -202,7 +211,9 @@ def resolve_config(config: RunConfig) -> RunConfig:
     return replace(config, policy=policy)
 
 
-def _check_kind(config: RunConfig, tasks: list[str]) -> None:
+def _check_asked(config: RunConfig, tasks: list[str], episodes: int | None) -> None:
+    if episodes is not None and episodes < 1:
+        raise ValueError(f"episodes must be at least 1, and is {episodes}")
     kind = config.policy.action_space.kind
     if kind == "joint" and len(tasks) > 1:
         raise ValueError(
@@ -279,7 +290,7 @@ def _cut(
     return TaskData(data, store, split, TaskWindows(training, validation))
 
 
-def build_policy(config: RunConfig, tasks: Mapping[str, TaskData]) -> ChunkPolicy:
+def build_policy(config: RunConfig, tasks: Mapping[str, TaskData]) -> DenoisingPolicy:
     """A policy with fresh weights, which depend on the seed alone, and fitted statistics."""
     groups: dict[str, list[str]] = {}
     for task, each in tasks.items():
@@ -296,78 +307,26 @@ def build_policy(config: RunConfig, tasks: Mapping[str, TaskData]) -> ChunkPolic
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return create_policy(config.policy, specs)
+        policy = create_policy(config.policy, specs)
+    assert isinstance(policy, DenoisingPolicy)
+    return policy
 
 
-def describe(
-    config: RunConfig,
-    tasks: Mapping[str, TaskData],
-    policy: ChunkPolicy,
-    accelerator: Accelerator,
-    *,
-    backbone_weights: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Where a checkpoint comes from."""
-    train, processes = config.train, accelerator.num_processes
-    return {
-        "tasks": {task: _describe_data(each, policy, task) for task, each in tasks.items()},
-        "parameters": _count_parameters(config, policy),
-        "backbone": _describe_backbone(config),
-        "backbone_weights": dict(backbone_weights),
-        "train_config": plain(train),
-        "processes": processes,
-        "effective_batch_size": train.batch_size * train.grad_accum_steps * processes,
-        "mixed_precision": train.mixed_precision,
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                package: metadata.version(package)
-                for package in ("torch", "accelerate", "diffusers", "numpy")
-            },
-        },
-        "git": _git_revision(),
-    }
+def _described(task_data: TaskData, policy: ChunkPolicy, task: str) -> dict[str, Any]:
+    return describe_data(
+        task_data.data,
+        task_data.store,
+        split=task_data.split,
+        n_windows=len(task_data.windows.training),
+        policy=policy,
+        task=task,
+    )
 
 
 def _count_parameters(config: RunConfig, policy: ChunkPolicy) -> dict[str, Any]:
     """Of the parts; `learning` are those that get gradients in the last stage."""
     policy.encoder.freeze_backbones(config.train.stages[-1].freeze_backbone)
     return {**parameter_table(policy), "learning": count_parameters(policy, learning=True)}
-
-
-def _describe_backbone(config: RunConfig) -> dict[str, Any]:
-    """What is read of which network, and what of it learns; `config` is resolved."""
-    names = ("backbone", "tag", "layer", "pooling", "feature_dim", "tuning", "image_normalization")
-    encoder = config.policy.encoder
-    found = {name: getattr(encoder, name) for name in names}
-    return found if encoder.fusion is None else found | {"fusion": plain(encoder.fusion)}
-
-
-def _describe_data(task_data: TaskData, policy: ChunkPolicy, task: str) -> dict[str, Any]:
-    store = task_data.store
-    names = [episode.source for episode in store.episodes]
-    train, val = ([names[index] for index in part] for part in task_data.split)
-    action = policy.part(task)[0].normalizer.action
-    return {
-        "data_folder": str(task_data.data),
-        "data_sha256": store.fingerprint,
-        "embodiment": store.embodiment,
-        "transitions": sum(episode.n_transitions for episode in store.episodes),
-        "train_windows": len(task_data.windows.training),
-        "train_episodes": train,
-        "val_episodes": val,
-        "episode_seeds": read_seeds(task_data.data)[: len(names)],
-        "frozen_action_dims": torch.nonzero(action.frozen).flatten().tolist(),
-    }
-
-
-def read_seeds(data: Path) -> list[int]:
-    """Scene seeds of the recorded episodes, from `seed.txt` beside them."""
-    for folder in (data, data.parent):
-        path = folder / "seed.txt"
-        if path.is_file():
-            return [int(word) for word in path.read_text(encoding="utf-8").split()]
-    return []
 
 
 def _check_there(data: Path, task: str, episodes: int | None, env_config: str | None) -> None:
@@ -380,15 +339,3 @@ def _check_there(data: Path, task: str, episodes: int | None, env_config: str | 
         raise FileNotFoundError(f"no episodes in {data}: {remedy}") from error
     if episodes is not None and len(paths) < episodes:
         raise FileNotFoundError(f"{data} holds {len(paths)} episodes, not {episodes}: {remedy}")
-
-
-def _git_revision() -> str:
-    """Commit of the source tree, with `-dirty` if it was changed; empty outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()

@@ -87,17 +87,22 @@ class Shared:
         return self._transitions.get(key, lambda: read_transitions(store, **options))
 
     def features(
-        self, parts: Sequence[tuple[FeatureStore, Wanted]], store: Store, *, cache_mb: float
+        self,
+        parts: Sequence[tuple[FeatureStore, Wanted]],
+        store: Store,
+        *,
+        cache_mb: float,
+        all_frames: bool = False,
     ) -> dict[str, FrameFeatures | SideBySide]:
         """As `read_features` of each store, the maps of several side by side."""
         stores = tuple((features.path, wanted) for features, wanted in parts)
-        key = (stores, store.path, store.fingerprint, cache_mb)
+        key = (stores, store.path, store.fingerprint, cache_mb, all_frames)
 
         def read() -> dict[str, FrameFeatures | SideBySide]:
             share = cache_mb / len(parts)
             return side_by_side(
                 [
-                    read_features(features, wanted, store, cache_mb=share)
+                    read_features(features, wanted, store, cache_mb=share, all_frames=all_frames)
                     for features, wanted in parts
                 ]
             )

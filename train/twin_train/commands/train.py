@@ -172,7 +172,9 @@ def convert_only(
 
 def summary(result: Result, folder: Path) -> str:
     """What a finished run is about."""
-    error = f", validation error {result.val['mean_abs']:.4f} rad" if result.val else ""
+    error = (
+        f", validation error {result.val['mean_abs']:.4f} rad" if "mean_abs" in result.val else ""
+    )
     lines = [
         f"trained {result.steps} steps in {result.seconds:.0f} s "
         f"({1000 * result.seconds / result.steps:.0f} ms each): "
