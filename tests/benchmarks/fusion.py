@@ -16,6 +16,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def main() -> None:
     picture = torch.rand((1, 3, *PICTURE[:2]), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for name in encoder.towers.names:
-            row(f"{name}, one picture", lambda: encoder.towers.read_one(name, picture))
+            row(f"{name}, one picture", partial(encoder.towers.read_one, name, picture))
     cameras, steps = len(config.cameras), config.n_obs_steps
     agent.observe(observation(0, config), seed=0)
     first = f"first chunk of an episode: one frame of {cameras} cameras, and the head"

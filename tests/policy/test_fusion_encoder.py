@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fusion_fixtures import (
@@ -23,14 +24,16 @@ from policy_fixtures import CAMERAS, LAYOUT, make_batch, make_config, make_entry
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from xpolicylab_fixtures import CLIENTS, Robot, play_as_robotwin, play_in_one_process
 
-from twin_policy.agent import noise_generator
+from twin_policy.agent import Agent, noise_generator
 from twin_policy.checkpoint import load_checkpoint, prepare_checkpoint, save_weights
 from twin_policy.config import ActionSpaceConfig, EncoderConfig, PolicyConfig
 from twin_policy.diffusion import ChunkPolicy
 from twin_policy.encoders import create_encoder
 from twin_policy.fusion_config import ModelConfig
 from twin_policy.fusion_encoder import FusionEncoder
+from twin_policy.images import resize_rgb
 from twin_policy.loading import load_agent
 from twin_policy.normalizer import Normalizer
 from twin_policy.parsing import parse, plain
@@ -38,6 +41,7 @@ from twin_policy.policies import TaskSpec, create_policy
 from twin_policy.pooling import cell_means
 from twin_policy.token_mixing import TokenMixer
 from twin_policy.towers import Towers
+from twin_policy.xpolicylab import Model
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +359,65 @@ def test_a_checkpoint_holds_all_of_it(scheme: str, tmp_path: Path) -> None:
     assert plain(fusion.aligned_config) == known
     config = parse(PolicyConfig, plain(policy.config), source="again", prefix="policy")
     assert plain(config) == plain(loaded.config)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "changes"),
+    [
+        *((scheme, {}) for scheme in SCHEMES),
+        ("dual_stream_pooled", {"input_mode": "window", "window": 3}),
+    ],
+)
+def test_in_a_closed_loop_each_picture_is_read_once(
+    scheme: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And actions are those of whole windows of pictures."""
+    write_aligned(tmp_path / "x", **changes)
+    write_checkpoint(tmp_path / "policy", make_encoder_config(scheme, tmp_path / "x"))
+    agent = load_agent({"device": "cpu"}, tmp_path / "policy")
+    policy, config, read = agent.policy, agent.policy.config, Towers.read
+    n_pictures = 0
+
+    def count(towers: Towers, images: Tensor) -> Tensor:
+        nonlocal n_pictures
+        n_pictures += len(images)
+        return read(towers, images)
+
+    def of_whole_windows(replan: int) -> Tensor:
+        pictures = {
+            camera: np.stack([resize_rgb(o["observation"][camera]["rgb"], size) for o in window])
+            for camera, size in config.cameras.items()
+        }
+        state = np.stack([o["joint_action"]["vector"] for o in window]).astype(np.float32)
+        return policy.predict_action(
+            {camera: torch.from_numpy(each)[None] for camera, each in pictures.items()},
+            torch.from_numpy(state)[None],
+            [noise_generator(7, replan)],
+        )[0]
+
+    robot = Robot(seed=7)
+    window = [robot.get_obs()] * config.n_obs_steps
+    agent.observe(window[-1], seed=7)
+    for replan in range(3):
+        with monkeypatch.context() as patched:
+            patched.setattr(Towers, "read", count)
+            (actions,) = agent.act()
+        np.testing.assert_allclose(actions, of_whole_windows(replan).numpy(), atol=1e-5)
+        for action in actions:
+            robot.take_action(action)
+            window = [*window[1:], robot.get_obs()]
+            agent.observe(window[-1])
+    assert not np.allclose(robot.actions[0], robot.actions[-1])
+    # The first frame, and after each of two chunks as many as a window has, of two cameras.
+    assert n_pictures == 2 * (1 + 2 * config.n_obs_steps)
+
+
+def test_xpolicylab_gets_the_actions_of_one_process(tmp_path: Path, aligned: Path) -> None:
+    write_checkpoint(tmp_path, make_encoder_config("dual_stream_tokens", aligned))
+    expected = play_in_one_process(Agent(load_checkpoint(tmp_path)), Robot(seed=100007))
+    robot = Robot(seed=100007)
+    play_as_robotwin(robot, CLIENTS["july"](Model({"checkpoint_path": tmp_path, "device": "cpu"})))
+    np.testing.assert_array_equal(robot.actions, expected.actions)
 
 
 def test_a_checkpoint_without_the_teachers_mean_is_refused(tmp_path: Path, aligned: Path) -> None:

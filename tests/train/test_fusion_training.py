@@ -142,3 +142,34 @@ def test_runs_of_many_share_each_model(config_path: Path, episodes: Path, tmp_pa
     assert shared == {
         each.backbone: list(schemes if each.name == "dinov3" else schemes[1:]) for each in MODELS
     }
+
+
+@pytest.mark.parametrize("kind", ["heads", "unified"])
+def test_two_robots_share_the_models_and_what_was_distilled(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    """Heads for each, or slots and a learned vector for each task; all from stores."""
+    write_episodes(tmp_path / "hammer", 2)
+    write_episodes(tmp_path / "cup", 2, arm=7)
+    run(
+        tmp_path / "out",
+        "train.features=auto",
+        "train.num_steps=4",
+        f"policy.action_space.kind={kind}",
+        data={"hammer": tmp_path / "hammer", "cup": tmp_path / "cup"},
+    )
+    loaded = load_checkpoint(tmp_path / "out")
+    used = loaded.provenance["features"]
+    assert {task: set(stores) for task, stores in used.items()} == {
+        task: {each.name for each in MODELS} for task in ("hammer", "cup")
+    }
+    distilled = load_file(tmp_path / "distilled" / "aligned.safetensors")
+    held = loaded.policy.encoder.backbones["aligned"].state_dict()
+    assert all(torch.equal(held[name], value) for name, value in distilled.items())
+    images = {
+        camera: torch.zeros(1, 2, *size, 3, dtype=torch.uint8) for camera, size in CAMERAS.items()
+    }
+    for task, dim in (("hammer", 14), ("cup", 16)):
+        noise = [torch.Generator().manual_seed(0)]
+        action = loaded.policy.predict_action(images, torch.zeros(1, 2, dim), noise, task)
+        assert action.shape == (1, 4, dim)
