@@ -1,4 +1,4 @@
-"""RoboTwin's entry to the diffusion policy."""
+"""RoboTwin's entry to LAPO."""
 
 from .deploy_policy import eval, get_model, reset_model
 

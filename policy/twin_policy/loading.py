@@ -24,6 +24,7 @@ from twin_policy.served_agent import ServedAgent
 LOG = logging.getLogger(__name__)
 
 OF_A_FUSION = ("model_devices", "models_in_turn")
+OF_LAPO = ("act_with",)
 OF_DIFFUSION = ("sampler", "num_inference_steps", "cuda_graph")
 
 TEXTS = (

@@ -534,7 +534,14 @@ def test_options_reach_the_agent(
 
 def test_the_policy_folder_documents_every_option() -> None:
     options = {field.name for field in dataclasses.fields(loading.DeployOptions)}
-    for folder, others in (("fusion_dp", set()), ("dp_resnet", set(loading.OF_A_FUSION))):
+    fusion, lapo, diffusion = loading.OF_A_FUSION, loading.OF_LAPO, loading.OF_DIFFUSION
+    left_out = {
+        "fusion_dp": {*lapo},
+        "dp_resnet": {*fusion, *lapo},
+        "clip_dp": {*fusion, *lapo},
+        "lapo": {*fusion, *diffusion},
+    }
+    for folder, others in left_out.items():
         settings = Path(deploy.__file__).parents[1] / folder / "deploy_policy.yml"
         documented = set(yaml.safe_load(settings.read_text()))
         assert options - documented == {"left_arm_dim", "right_arm_dim"} | others

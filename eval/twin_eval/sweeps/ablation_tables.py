@@ -194,7 +194,7 @@ def facts(ablation: Ablation) -> str:
         f"{len(sweep.variants)} variants",
         ", ".join(sweep.tasks),
         sweep.config,
-        f"{sweep.demonstrations} demonstrations a task",
+        sweep.learnt_from,
         f"training seeds {', '.join(map(str, sweep.seeds))}",
         f"{sweep.episodes} episodes of evaluation each, scenes of seed {sweep.evaluation_seed}",
     )

@@ -16,6 +16,7 @@ from twin_eval.sweeps.trainings import (
     TrainingPlan,
     checkpoint_folder,
     count_demonstrations,
+    data_folder,
     evaluation_folder,
     lacks,
 )
@@ -64,7 +65,7 @@ def look(
 ) -> Standing:
     """How far the sweep in `folder` is."""
     standing = Standing(
-        demonstrations={task: count_demonstrations(task, sweep.config) for task in sweep.tasks}
+        demonstrations={task: count_demonstrations(sweep, task) for task in sweep.tasks}
     )
     for run in runs:
         if is_trained(folder, run, trainings):
@@ -206,9 +207,15 @@ def cut_chunks(
 def _collect_jobs(
     sweep: Sweep, task: str, standing: Standing, means: Means, *, rank: int
 ) -> list[Job]:
-    missing = sweep.demonstrations - standing.demonstrations[task]
+    missing = (sweep.demonstrations or 1) - standing.demonstrations[task]
     if missing <= 0:
         return []
+    if sweep.data is not None:
+        raise ValueError(
+            f"{data_folder(sweep, task)} holds {standing.demonstrations[task]} episodes, and the "
+            f"sweep learns from {sweep.learnt_from}: name another folder as data, or fill it, as "
+            "with `twinbench replay create`"
+        )
     words = ("collect", task, "--config", sweep.config, "--episodes", str(sweep.demonstrations))
     if not means.collect:
         raise ValueError(

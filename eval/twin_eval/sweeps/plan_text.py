@@ -53,7 +53,7 @@ def describe_size(sweep: Sweep, runs: Sequence[SweepRun]) -> str:
     return (
         f"{_count(variants, 'variant')} x {_count(len(sweep.tasks), 'task')} x "
         f"{_count(len(sweep.seeds), 'training seed')} = {_count(len(runs), 'run')}; each learns "
-        f"from {_count(sweep.demonstrations, 'demonstration')} and is evaluated on the same "
+        f"from {sweep.learnt_from} and is evaluated on the same "
         f"{_count(sweep.episodes, 'scene')} of its task"
     )
 
@@ -67,10 +67,12 @@ def _rows(
     rates: Rates,
 ) -> list[tuple[str, ...]]:
     tasks = sorted({run.task for run in runs})
-    recorded = sum(min(standing.demonstrations[task], sweep.demonstrations) for task in tasks)
+    there = [standing.demonstrations[task] for task in tasks]
+    wanted = [count if sweep.demonstrations is None else sweep.demonstrations for count in there]
+    recorded = sum(map(min, there, wanted))
     played = sum(min(standing.episodes.get(run.name, 0), sweep.episodes) for run in runs)
     counts: list[tuple[str, Kind, int, int]] = [
-        ("demonstrations", "collect", len(tasks) * sweep.demonstrations, recorded),
+        ("demonstrations" if sweep.data is None else "episodes", "collect", sum(wanted), recorded),
         ("passes of features", "prepare", len(towers), sum(tower.ready for tower in towers)),
         ("trainings", "train", len(runs), sum(run.name in standing.trained for run in runs)),
         ("evaluation episodes", "evaluate", len(runs) * sweep.episodes, played),

@@ -18,6 +18,7 @@ KEYS = (
     "policy",
     "tasks",
     "config",
+    "data",
     "demonstrations",
     "seeds",
     "set",
@@ -68,8 +69,10 @@ class Sweep:
     tasks: tuple[str, ...]
     config: str
     """Environment config of the demonstrations and of the evaluation."""
-    demonstrations: int
-    """Of each task."""
+    data: str | None
+    """Folder of episodes instead of recorded demonstrations; `{task}` in it is the task's name."""
+    demonstrations: int | None
+    """Of each task, the first ones; None: all that `data` holds."""
     seeds: tuple[int, ...]
     """Of the trainings of each variant."""
     axes: Mapping[str, tuple[str, ...]]
@@ -83,6 +86,14 @@ class Sweep:
     """Of each evaluation."""
     evaluation_seed: int
     """Group of scenes, as `--seed` of `twinbench eval`."""
+
+    @property
+    def learnt_from(self) -> str:
+        """What each training learns from, in words."""
+        if self.data is None:
+            return f"{self.demonstrations} demonstrations a task"
+        count = "all" if self.demonstrations is None else f"the first {self.demonstrations}"
+        return f"{count} episodes of {self.data}"
 
     @property
     def runs(self) -> tuple[SweepRun, ...]:
@@ -131,7 +142,8 @@ def parse_sweep(values: Mapping[str, Any], *, name: str, source: str) -> Sweep:
         question=read.optional_text("question") or name,
         tasks=tuple(read.names("tasks")),
         config=read.optional_text("config") or "demo_clean",
-        demonstrations=read.whole("demonstrations", values, least=1, default=50),
+        data=read.optional_text("data"),
+        demonstrations=_read_count(read),
         seeds=tuple(read.seeds()),
         axes={axis: tuple(choices) for axis, choices in axes.items()},
         variants=variants,
@@ -140,6 +152,12 @@ def parse_sweep(values: Mapping[str, Any], *, name: str, source: str) -> Sweep:
         episodes=read.whole("episodes", evaluate, least=1, default=100),
         evaluation_seed=read.whole("seed", evaluate, least=0, default=0),
     )
+
+
+def _read_count(read: _Reader) -> int | None:
+    if read.values.get("data") is not None and "demonstrations" not in read.values:
+        return None
+    return read.whole("demonstrations", read.values, least=1, default=50)
 
 
 Axes = Mapping[str, Mapping[str, Mapping[str, Any]]]

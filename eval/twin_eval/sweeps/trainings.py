@@ -91,14 +91,17 @@ def evaluation_folder(folder: Path, run: SweepRun) -> Path:
     return run_folder(folder, run) / "eval"
 
 
-def data_folder(task: str, config: str) -> Path:
-    """Where `twinbench collect` puts demonstrations."""
-    return Path("outputs") / "data" / task / Path(config).stem
+def data_folder(sweep: Sweep, task: str) -> Path:
+    """What the sweep says, or where `twinbench collect` puts demonstrations."""
+    if sweep.data is not None:
+        return Path(sweep.data.replace("{task}", task))
+    return Path("outputs") / "data" / task / Path(sweep.config).stem
 
 
-def count_demonstrations(task: str, config: str) -> int:
-    """How many are recorded."""
-    return len(list((data_folder(task, config) / "data").glob("episode*.hdf5")))
+def count_demonstrations(sweep: Sweep, task: str) -> int:
+    """How many episodes are there."""
+    folder = data_folder(sweep, task)
+    return sum(len(list(place.glob("episode*.hdf5"))) for place in (folder, folder / "data"))
 
 
 def describe_run(sweep: Sweep, folder: Path, run: SweepRun) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def describe_run(sweep: Sweep, folder: Path, run: SweepRun) -> dict[str, Any]:
         "task": run.task,
         "policy": run.variant.policy,
         "set": {**run.variant.settings, "train.seed": run.seed},
-        "data": str(data_folder(run.task, sweep.config)),
+        "data": str(data_folder(sweep, run.task)),
         "env_config": sweep.config,
         "episodes": sweep.demonstrations,
         "out": str(checkpoint_folder(folder, run)),

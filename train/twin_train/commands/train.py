@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[TASK=]FOLDER",
         help="a folder of episodes, a store, or a RoboTwin checkout (or its data folder) with the "
-        "task's episodes in it; default: outputs/data/TASK/CONFIG; several tasks: once for each",
+        "task's episodes in it; default: outputs/data/TASK/CONFIG (of lapo, outputs/replay/TASK if it "
+        "is there); several tasks: once for each",
     )
     parser.add_argument("--out", type=Path, help="default: outputs/checkpoints/TASK/POLICY")
     parser.add_argument("--episodes", type=int, help="use only the first N episodes (of each task)")
@@ -94,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("twin_train").setLevel(logging.INFO)
     config = load_run_config(args.policy, assignments)
     tasks = args.task.split(",")
-    data = choose_data(tasks, args.data, args.config)
+    replay = config.policy.lapo is not None
+    data = choose_data(tasks, args.data, args.config, replay=replay)
     if args.action_dim is not None:
         check_action_dim(data, args.action_dim)
     if args.data_only:
@@ -189,8 +191,13 @@ def summary(result: Result, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def choose_data(tasks: Sequence[str], given: Sequence[str], env_config: str) -> dict[str, Path]:
+def choose_data(
+    tasks: Sequence[str], given: Sequence[str], env_config: str, *, replay: bool = False
+) -> dict[str, Path]:
     """Task to folder: as given, by `TASK=FOLDER` or for the only task, else `collect`'s own.
+
+    Args:
+        replay: take replay data in outputs/replay/TASK, where there are some, before `collect`'s.
 
     Raises:
         ValueError: a task twice; a folder without a task, where there are several; several
@@ -213,9 +220,14 @@ def choose_data(tasks: Sequence[str], given: Sequence[str], env_config: str) -> 
     return {
         task: recorded_folder(folders[task], task, env_config)
         if task in folders
-        else episodes_folder(task, env_config)
+        else _default_folder(task, env_config, replay=replay)
         for task in tasks
     }
+
+
+def _default_folder(task: str, env_config: str, *, replay: bool) -> Path:
+    ours = Path("outputs") / "replay" / task
+    return ours if replay and ours.is_dir() else episodes_folder(task, env_config)
 
 
 def recorded_folder(given: Path, task: str, env_config: str) -> Path:
