@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[TASK=]FOLDER",
         help="a folder of episodes, a store, or a RoboTwin checkout (or its data folder) with the "
-        "task's episodes in it; default: outputs/data/TASK/CONFIG (of lapo, outputs/replay/TASK if it "
-        "is there); several tasks: once for each",
+        "task's episodes in it; default: outputs/data/TASK/CONFIG (of "
+        "lapo, outputs/replay/TASK if it is there); several tasks: once for each",
     )
     parser.add_argument("--out", type=Path, help="default: outputs/checkpoints/TASK/POLICY")
     parser.add_argument("--episodes", type=int, help="use only the first N episodes (of each task)")
