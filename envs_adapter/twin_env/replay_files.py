@@ -10,7 +10,6 @@ group's attributes. The next observation of transition t is frame t+1 of the sam
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -186,25 +185,6 @@ def write_replay(
     if instructions:
         beside = path.parent.parent / "instructions" / f"{path.stem}.json"
         write_text(beside, json.dumps({"seen": list(instructions)}, ensure_ascii=False) + "\n")
-
-
-def relabel_replay(
-    path: Path, *, reward: NDArray[np.float32], terminal: Bools, truncated: Bools, rule: str
-) -> None:
-    """Gives a file that is nobody else's yet other rewards and another end.
-
-    Raises:
-        EpisodeFileError: it breaks a rule of the format then.
-    """
-    with h5py.File(path, "r+") as file:
-        group = file[GROUP]
-        for name, values in (("reward", reward), ("terminal", terminal), ("truncated", truncated)):
-            del group[name]
-            group[name] = values
-        group.attrs["reward_rule"] = rule
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
-    read_replay(path)
 
 
 def sparse_labels(n: int, outcome: str) -> tuple[NDArray[np.float32], Bools, Bools]:

@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from twin_env.episodes import read_episode
-from twin_env.episodes_fields import EpisodeFileError, opened
+from twin_env.episodes_fields import EpisodeFileError
 from twin_env.files import write_text
-from twin_env.replay_files import FORMAT, GROUP, VERSION, ReplayEpisode
+from twin_env.replay_files import FORMAT, VERSION, ReplayEpisode
 
 MANIFEST = "replay.json"
 
@@ -80,31 +78,17 @@ def count_outcomes(episodes: Sequence[ReplayEpisode]) -> dict[str, dict[str, int
 
 
 def content_digest(path: Path) -> str:
-    """16 hex digits over actions, joints and pictures: equal for two files of one episode, however
-    its rewards are labelled.
+    """16 hex digits over joints and pictures: equal for two files of one episode, however its
+    rewards are labelled, and whether they are labelled at all.
 
     Raises:
-        EpisodeFileError: no whole HDF5 file, or a part of it cannot be read.
+        EpisodeFileError: not an episode.
     """
-    digest = hashlib.sha256()
-
-    def add(name: str, found: Any) -> None:
-        if not isinstance(found, h5py.Dataset):
-            return
-        digest.update(name.encode())
-        values = found[()]
-        if found.dtype.kind in "SO":
-            for value in values:
-                stored = bytes(value)
-                digest.update(len(stored).to_bytes(8, "big") + stored)
-        else:
-            digest.update(str(values.shape).encode() + values.tobytes())
-
-    with opened(path) as file:
-        try:
-            add("action", file.get(f"{GROUP}/action"))
-            add("vector", file.get("joint_action/vector"))
-            file["observation"].visititems(add)
-        except (OSError, KeyError) as error:
-            raise EpisodeFileError(path, "file", f"unreadable ({error})") from error
+    episode = read_episode(path)
+    digest = hashlib.sha256(episode.vector.tobytes())
+    for camera in episode.cameras:
+        digest.update(camera.encode())
+        for stored in episode.stored_pictures(camera):
+            picture = stored if isinstance(stored, bytes) else stored.tobytes()
+            digest.update(len(picture).to_bytes(8, "big") + picture)
     return digest.hexdigest()[:16]

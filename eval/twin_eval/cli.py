@@ -29,6 +29,9 @@ COMMANDS = (
     Command("gallery", "twin_env.commands.gallery", "a contact sheet of the tasks"),
     Command("data", "twin_train.commands.data", "inspect recorded episodes, convert them"),
     Command(
+        "replay", "twin_train.commands.replay", "replay data for offline reinforcement learning"
+    ),
+    Command(
         "features",
         "twin_train.commands.features",
         "what a frozen backbone gives of every picture, computed once",

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from twin_env import environment_fingerprint, make_env
+from twin_env.replay_files import read_replay_folder
 from twin_env.robotwin_config import load_robotwin_config
 from twin_env.robotwin_home import Home
 from twin_env.robotwin_instructions import fill_templates
@@ -85,13 +86,13 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def start(cwd: Path, root: Path, *, workers: int, log: Path | None = None) -> Any:
+def start(cwd: Path, root: Path, *more: str, workers: int, log: Path | None = None) -> Any:
     """`twinbench eval` of the checkout's own policy, told by its name."""
     cwd.mkdir(exist_ok=True)
     words = f"eval {TASK} Knowing --backend robotwin --robotwin {root} --episodes {EPISODES}"
     command = [sys.executable, "-m", "twin_eval.cli", *words.split(), "--workers", str(workers)]
     return subprocess.Popen(
-        [*command, "--out", "run", "--videos", "1", "--no-report", "--quiet"],
+        [*command, "--out", "run", "--videos", "1", "--no-report", "--quiet", *more],
         cwd=cwd,
         env={**os.environ, "FAKE_ROBOTWIN_LOG": str(log or os.devnull)},
         stdout=subprocess.PIPE,
@@ -133,10 +134,14 @@ def test_two_workers_killed_and_resumed_find_what_one_does(
     process.kill()
     process.communicate()
     said = finished(start(two, robotwin_root, workers=2))
-    finished(start(one, robotwin_root, workers=1))
+    finished(start(one, robotwin_root, "--rollouts", "all", workers=1))
 
     rows = untimed(two)
     assert rows == untimed(one)
+    rollouts = read_replay_folder(one / "run" / "rollouts")
+    assert [episode.about.outcome for episode in rollouts] == [row["outcome"] for row in rows]
+    assert [episode.n_transitions for episode in rollouts] == [int(row["steps"]) for row in rows]
+    assert not (two / "run" / "rollouts").exists()
     assert [int(row["seed"]) for row in rows] == [100_000, *range(100_004, 100_009)]
     assert {row["outcome"] for row in rows} == {"success", "failure"}
     assert len({row["actions_digest"] for row in rows}) == EPISODES

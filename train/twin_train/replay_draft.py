@@ -164,7 +164,9 @@ class Shape:
             said.append(f"arms of {arms[1]}, not {arms[0]}")
         if self.cameras != other.cameras:
             here, there = (describe_cameras(each.cameras) for each in (self, other))
-            said.append(f"cameras {there}, not {here} (--cameras chooses)")
+            choose = " (`twinbench replay create --cameras` chooses)"
+            remedy = choose if self.cameras.keys() != other.cameras.keys() else ""
+            said.append(f"cameras {there}, not {here}{remedy}")
         return said
 
 

@@ -1,7 +1,7 @@
 """A small sample of replay data, drawn and not simulated: for trying things out, and for tests.
 
 A hand, which the right arm's first two joints move over a table, must come to a disc and close
-its gripper there. Half of the episodes go to the disc; the others go elsewhere and run out of steps.
+its gripper there. Every second episode closes it elsewhere instead, and runs out of steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin_env.episodes_pictures import encode_recorded
-from twin_env.replay_files import ReplayAbout, ReplayFrames, sparse_labels, write_replay
+from twin_env.replay_files import (
+    ReplayAbout,
+    ReplayFrames,
+    ReplayOutcome,
+    sparse_labels,
+    write_replay,
+)
 from twin_train.replay_draft import split_joints
 from twin_train.replay_output import Made, make
 
@@ -77,25 +83,21 @@ def write_sample(sample: Sample, number: int, path: Path) -> None:
     """One episode; the same for the same seed and number."""
     rng = np.random.default_rng([sample.seed, number])
     disc = rng.uniform(-0.8, 0.8, size=2)
-    goal = disc
-    while number % 2 and np.linalg.norm(goal - disc) < 3 * NEAR_RAD:
-        goal = rng.uniform(-1.0, 1.0, size=2) * 1.2
-    hands, grippers = _path(rng, goal)
+    success = number % 2 == 0
+    hands, grippers = _path(rng, disc, succeeds=success)
     joints = JOINTS[sample.dim]
     vector = np.zeros((len(hands), sample.dim))
     vector[:, joints + 1 : joints + 3] = hands
     vector[:, joints] = 1.0
     vector[:, -1] = grippers
     away = np.linalg.norm(hands - disc, axis=1)
-    success = bool(away[-1] < REACH_RAD and grippers[-1] < 0.5)
+    outcome: ReplayOutcome = "success" if success else "failure"
     reached = np.stack([away < NEAR_RAD, away < REACH_RAD, (away < REACH_RAD) & (grippers < 0.5)])
     stage = np.maximum.accumulate(reached.sum(0)).astype(np.int16)
     views = [
         _draw(sample.size, disc, hand, grip) for hand, grip in zip(hands, grippers, strict=True)
     ]
-    reward, terminal, truncated = sparse_labels(
-        len(vector) - 1, outcome := "success" if success else "failure"
-    )
+    reward, terminal, truncated = sparse_labels(len(vector) - 1, outcome)
     write_replay(
         path,
         frames=ReplayFrames(
@@ -109,7 +111,7 @@ def write_sample(sample: Sample, number: int, path: Path) -> None:
         stage=stage,
         about=ReplayAbout(
             task=TASK,
-            outcome="success" if outcome == "success" else "failure",
+            outcome=outcome,
             seed=number,
             source=SOURCE,
             n_stages=len(STAGES),
@@ -118,21 +120,35 @@ def write_sample(sample: Sample, number: int, path: Path) -> None:
     )
 
 
-def _path(rng: np.random.Generator, goal: Vector) -> tuple[Vector, Vector]:
-    """The hand (T+1, 2) in rad and the gripper (T+1,), open first: to the goal, and close."""
+def _path(rng: np.random.Generator, disc: Vector, *, succeeds: bool) -> tuple[Vector, Vector]:
+    """The hand (T+1, 2) in rad and the gripper (T+1,), open first: to the disc and close, or to one
+    place after the other where it is not."""
     hand = rng.uniform(-1.0, 1.0, size=2)
+    goal = disc if succeeds else _elsewhere(rng, disc)
     hands, grippers = [hand], [1.0]
     while len(hands) <= STEP_LIMIT:
         way = goal - hand
         left = float(np.linalg.norm(way))
-        there = left < REACH_RAD / 2
-        step = way * min(1.0, STEP_RAD / max(left, 1e-9))
-        hand = hand if there else hand + step + rng.normal(0, NOISE_RAD, size=2) * (left > STEP_RAD)
+        if left < REACH_RAD / 2 and grippers[-1] > 0:
+            grippers.append(grippers[-1] - 0.5)
+        elif grippers[-1] == 0:
+            goal = _elsewhere(rng, disc)
+            grippers.append(1.0)
+        else:
+            noise = rng.normal(0, NOISE_RAD, size=2) * (left > STEP_RAD)
+            hand = hand + way * min(1.0, STEP_RAD / left) + noise
+            grippers.append(1.0)
         hands.append(hand)
-        grippers.append(max(0.0, grippers[-1] - 0.5) if there else 1.0)
-        if there and grippers[-1] < 0.5 and np.abs(goal).max() <= 0.8:
+        if succeeds and grippers[-1] == 0:
             break
     return np.stack(hands), np.array(grippers)
+
+
+def _elsewhere(rng: np.random.Generator, disc: Vector) -> Vector:
+    while True:
+        place = rng.uniform(-1.2, 1.2, size=2)
+        if np.linalg.norm(place - disc) > 2 * NEAR_RAD:
+            return place
 
 
 def _draw(
@@ -146,7 +162,7 @@ def _draw(
         ("right_camera", hand, 0.5),
     ):
         picture = np.full((*size, 3), TABLE, np.uint8)
-        for place, color, radius in ((disc, GREEN, 0.14), (hand, RED, 0.05 + 0.06 * gripper)):
+        for place, color, radius in ((disc, GREEN, 0.25), (hand, RED, 0.05 + 0.06 * gripper)):
             x, y = ((place - centre) / span + 1) / 2 * (size[1], size[0])
             thick = -1 if color is GREEN else 2
             cv2.circle(
