@@ -252,13 +252,14 @@ class EarlyFusionEncoder(ObsEncoder):
 
     def _widen(self, backbone: VisionBackbone, single: nn.Conv2d) -> None:
         """Puts in a first convolution for all cameras, made of one for a single picture."""
-        name, _ = _first_convolution(backbone)
+        name, replaced = _first_convolution(backbone)
+        learns = replaced.weight.requires_grad
         count = len(self.cameras)
         wide = copy.deepcopy(single)
         wide.in_channels = count * single.in_channels
         divisor = count if self.config.early_fusion_weights == "divided" else 1
         repeated = repeat(single.weight.detach(), "o i h w -> o (n i) h w", n=count) / divisor
-        wide.weight = nn.Parameter(repeated.to(memory_format=torch.channels_last))
+        wide.weight = nn.Parameter(repeated.to(memory_format=torch.channels_last), learns)
         setattr(backbone.network, name, wide)
 
     def _fill(self, backbones: list[Backbone], weights: str) -> dict[str, Any]:
