@@ -1,4 +1,4 @@
-"""G15 and G20: what the fusion of backbones and LAPO's losses must compute."""
+"""G20: what the fusion of backbones must compute."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ import torch
 from torch import nn
 
 from twin_policy.fusion import MoEFusion, WeightedFusion
-from twin_policy.lapo import advantage_weight, kl_to_standard_normal, mixed_q
-
-
-def test_terms_of_lapo() -> None:
-    """G15."""
-    assert kl_to_standard_normal(torch.ones(1, 32), torch.zeros(1, 32)).tolist() == [16.0]
-    q = mixed_q(torch.tensor([2.0, 4.0]), torch.tensor([4.0, 2.0]), doubleq_min=0.7)
-    assert q.tolist() == pytest.approx([2.6, 2.6])
-    weights = advantage_weight(torch.tensor([0.0, -1.0, 1.0]))
-    assert weights.tolist() == pytest.approx([0.1, 0.1, 0.9])
 
 
 @pytest.mark.parametrize("fusion", [WeightedFusion(4), MoEFusion(4, 6)])
