@@ -113,6 +113,7 @@ def make_optimizer(policy: LapoPolicy, config: TrainConfig) -> torch.optim.AdamW
         betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        fused=True,
     )
 
 
@@ -198,7 +199,7 @@ class _Run:
         load_moments(self.optimizer, saved[1])
         names, values = self.reached.scaler.get("names", []), self.reached.scaler.get("rows", [])
         self._recent = {
-            name: [torch.tensor(value) for value in row]
+            name: [torch.tensor(value, device=self.device) for value in row]
             for name, row in zip(names, values, strict=True)
         }
 
