@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from record_fixtures import make_record
-from sweep_fixtures import make_sweep
+from sweep_fixtures import SMALL, make_sweep
 
 from twin_eval import cli
 from twin_eval.sweeps.executor import Ended
@@ -27,13 +27,14 @@ from twin_eval.sweeps.outcomes import Outcomes, last_complaint, read_report
 from twin_eval.sweeps.plan import Means, Standing, cut_chunks, is_evaluated, make_jobs
 from twin_eval.sweeps.plan_text import plan_text
 from twin_eval.sweeps.schedule import Loss, Schedule, losses_text
-from twin_eval.sweeps.spec import Sweep, SweepRun
+from twin_eval.sweeps.spec import Sweep, SweepRun, parse_sweep
 from twin_eval.sweeps.trainings import (
     Tower,
     Training,
     TrainingPlan,
     changed_keys,
     define_run,
+    describe_run,
     lacks,
 )
 
@@ -118,6 +119,27 @@ def test_what_is_there_is_not_done_again() -> None:
     assert f"evaluate/{names[2]}" not in jobs
     whole = Standing(standing.demonstrations, set(names), {}, set(names))
     assert jobs_of(sweep, whole) == []
+
+
+def test_episodes_of_another_folder_are_not_recorded() -> None:
+    """Its `{task}` is the task; all of them are learnt from, unless a number is given."""
+    sweep = parse_sweep(
+        {**{key: SMALL[key] for key in SMALL if key != "demonstrations"}, "data": "replay/{task}"},
+        name="small",
+        source="small.yaml",
+    )
+    assert sweep.demonstrations is None
+    assert sweep.learnt_from == "all episodes of replay/{task}"
+    entry = describe_run(sweep, Path("out"), sweep.runs[0])
+    assert (entry["data"], entry["episodes"]) == ("replay/beat_block_hammer", None)
+    there = Standing(demonstrations=dict.fromkeys(sweep.tasks, 7))
+    assert "collect" not in {job.kind for job in jobs_of(sweep, there)}
+    with pytest.raises(ValueError, match="replay/beat_block_hammer holds 0 episodes"):
+        jobs_of(sweep)
+    five = make_sweep(data="replay/{task}", demonstrations=5)
+    assert describe_run(five, Path("out"), five.runs[0])["episodes"] == 5
+    with pytest.raises(ValueError, match="holds 4 episodes"):
+        jobs_of(five, Standing(demonstrations=dict.fromkeys(five.tasks, 4)))
 
 
 @pytest.mark.parametrize("number", range(5))
