@@ -46,8 +46,8 @@ def read_rewards(data: Path, store: Store) -> list[Rewards]:
     Plain episodes are taken for demonstrations, and so for successes.
 
     Raises:
-        ValueError: `data` is a store, which holds no rewards, or some of the files hold rewards
-            and others none.
+        ValueError: `data` is a store, which holds no rewards; some of the files hold rewards and
+            others none; no frame follows an episode's last action.
         EpisodeFileError: a file that breaks a rule of the format.
     """
     if is_store(data):
@@ -62,6 +62,12 @@ def read_rewards(data: Path, store: Store) -> list[Rewards]:
         raise ValueError(
             f"{data} holds episodes with rewards and others without, such as {plain.name}: make "
             f"one replay folder of them with `twinbench replay create {data} --out FOLDER`"
+        )
+    if cut := [each for each in store.episodes if each.n_frames != each.n_transitions + 1]:
+        raise ValueError(
+            f"{cut[0].source} of {data} has no frame after its last action, in the {cut[0].layout} "
+            "layout, and what an action led to is learnt from: make a replay folder with "
+            f"`twinbench replay create {data} --out FOLDER`"
         )
     if not any(labelled):
         return [

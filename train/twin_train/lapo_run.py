@@ -111,6 +111,7 @@ def train_lapo_run(
             say=LOGGER.info,
             shared=shared,
         )
+    policy.encoder.add_adapters(seed=config.train.seed)
     policy.freeze()
     entry = TaskEntry.describe(
         policy_config,
