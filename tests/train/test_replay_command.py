@@ -156,6 +156,19 @@ def test_an_evaluation_without_rollouts_is_told_how_to_keep_them(
     assert "--rollouts all" in said
 
 
+def test_all_cells_of_an_evaluation_are_taken_but_those_set_aside(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    root = tmp_path / "eval"
+    for name in ("dp", "expert", "dp.aside1"):
+        write_rollouts(root / name, "sf")
+    status, said = replay(capsys, "create", root, "--out", tmp_path / "out", "--episodes", 1)
+    assert status == 0, said
+    sources = json.loads((tmp_path / "out/replay.json").read_text())["sources"]
+    assert [Path(source["path"]).parent.name for source in sources] == ["dp", "expert"]
+    assert [source["episodes"] for source in sources] == [1, 1]
+
+
 def test_stages_pay_one_in_all_and_need_stages(tmp_path: Path, capsys: Capture) -> None:
     run = write_rollouts(tmp_path / "run", "sf")
     words = ("--reward", "stages", "--out")
@@ -171,10 +184,18 @@ def test_stages_pay_one_in_all_and_need_stages(tmp_path: Path, capsys: Capture) 
 
 
 RULES = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import numpy as np
 
+@dataclass
+class Weights:
+    step: float = -0.01
+
 def hurry(episode):
-    return np.full(episode.n_transitions, -0.01) + episode.reward
+    return np.full(episode.n_transitions, Weights().step) + episode.reward
 
 def dropped(episode):
     lost = episode.about.outcome == "failure"

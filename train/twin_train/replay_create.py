@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,14 +81,19 @@ def _folders_of(path: Path) -> list[Path]:
     if holds_episodes(path):
         return [path]
     below = sorted(found.parent for found in path.glob(f"**/{ROLLOUTS}/data"))
-    if below:
-        return below
+    if own := [folder for folder in below if not _is_set_aside(folder.relative_to(path))]:
+        return own
     if any(path.glob(f"**/{JOURNAL}")):
         raise ReplayFolderError(
             f"{path} is an evaluation that kept no rollouts: evaluate again with --rollouts all "
             "and another --out"
         )
     return [path]  # `list_episodes` says what is there instead.
+
+
+def _is_set_aside(folder: Path) -> bool:
+    """Whether it is of a run that made room for another (`--if-changed set-aside`)."""
+    return any(re.search(r"\.aside\d+$", part) for part in folder.parts)
 
 
 def _read_source(folder: Path, most: int | None) -> Source:
