@@ -242,8 +242,10 @@ class AlignedEncoder(nn.Module):
         """
         folder = Path(folder)
         if not folder.is_dir():
+            where = "" if folder.is_absolute() else f" in {Path.cwd()}"
             raise FileNotFoundError(
-                f"no folder {folder} of a distilled encoder: make one with `twinbench distill`"
+                f"no folder {folder}{where} of a distilled encoder: make one with `twinbench "
+                "distill`, or give its path"
             )
         config = _read_config(folder)
         if (found := _sha256(folder / WEIGHTS)) != config.weights_sha256:

@@ -147,6 +147,8 @@ def test_missing_statistics_are_refused(tmp_path: Path) -> None:
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="twinbench distill"):
         AlignedEncoder.load(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=f"no folder none in {Path.cwd()} of"):
+        AlignedEncoder.load(Path("none"))
     with pytest.raises(AlignedError, match=r"holds no distilled encoder: aligned.json is missing"):
         AlignedEncoder.load(tmp_path)
     make_encoder().save(tmp_path)

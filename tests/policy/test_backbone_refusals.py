@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from backbone_fixtures import CLIP_SIZES, VIT, load_clip, make_clip, save
+from backbone_fixtures import CLIP_SIZES, OWN_VIT, VIT, load_clip, make_clip, save
 from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
 
@@ -140,8 +140,9 @@ def test_a_hub_that_is_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatc
         ("ViT-B/32", None, r"set weights to a file, a folder, or hub: .*'random' if random"),
         ("dinov3_vit_b16", None, "if random weights are what you want"),
         ("resnet18_frozen_bn", None, "if random weights are what you want"),
-        ("ViT-B/32", "no/such.pt", "no weight file no/such.pt"),
-        ("ViT-B/32", "Random", r"a weight file ends in .* or to random"),
+        ("ViT-B/32", "no/such.pt", rf"no weight file no/such.pt in {Path.cwd()}"),
+        ("ViT-B/32", "Random", r"^a weight file ends in .* or to random"),
+        ("croco_v2_vitl16", "no/such-1.1", rf"no folder no/such-1.1 in {Path.cwd()}, .* CroCo_V2"),
         ("resnet18", "hub:a1_in1k", "no published weights: train it from scratch"),
     ],
 )
@@ -149,6 +150,7 @@ def test_random_weights_only_by_that_word(name: str, weights: str | None, messag
     small = {
         "ViT-B/32": CLIP_SIZES["clip_vit_b32"],
         "dinov3_vit_b16": VIT,
+        "croco_v2_vitl16": OWN_VIT,
     }.get(name, {"channels": (16, 16, 16, 16)})
     with pytest.raises(WeightsError, match=message):
         registry.create(name, weights=weights, overrides=small)

@@ -117,14 +117,18 @@ def locate(
                 f"{published and '. ' + published}"
             )
         return held[0]
+    # As from elsewhere than the project's folder, if the path is a relative one.
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
     if path.suffix not in SUFFIXES:
+        missing = f"there is no folder {path}{where}, and " if path.parent != Path() else ""
         raise WeightsError(
-            f"a weight file ends in {', '.join(SUFFIXES)}, and this is {path}: set {setting} to "
-            "such a file, to a folder with one, to hub: and a tag, or to random"
+            f"{missing}a weight file ends in {', '.join(SUFFIXES)}, and this is {path}: set "
+            f"{setting} to such a file, to a folder with one, to hub: and a tag, or to random"
+            f"{published and '. ' + published}"
         )
     if not path.is_file():
         raise WeightsError(
-            f"no weight file {path}: set {setting} to one"
+            f"no weight file {path}{where}: set {setting} to one"
             + (f". {published}" if published else ", or to hub: and a tag to have it fetched")
         )
     return path
