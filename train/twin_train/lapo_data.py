@@ -248,7 +248,7 @@ def cut_replay(
     if not any(rewards[episode].success for episode in train):
         raise ValueError(
             f"none of the {len(train)} training episodes is a success, so there is nothing to "
-            "learn: add demonstrations with `twinbench replay merge`"
+            "learn: mix in demonstrations with `twinbench replay create DEMOS RUN --out FOLDER`"
         )
     frames = Frames(images, np.concatenate(vectors))
 

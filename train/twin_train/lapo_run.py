@@ -52,7 +52,8 @@ OF_DIFFUSION = (
 NO_CONTRAST = (
     "the data holds no failures, so an advantage can only tell that one success was quicker than "
     "another: the policy will act by the VAE's prior. Record rollouts with `twinbench eval TASK "
-    "POLICY --rollouts all` and add them with `twinbench replay merge`, or set policy.lapo.act_with"
+    "POLICY --rollouts all` and mix them in with `twinbench replay create`, or set "
+    "policy.lapo.act_with"
 )
 
 
