@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.machinery
 import json
 import sys
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from training_fixtures import Run, compare_runs, stop_after
 from twin_policy.checkpoint import load_checkpoint
 from twin_policy.diffusion import DiffusionPolicy
 from twin_train import loop
+from twin_train import run as runs
 from twin_train.config import FineTuningConfig, Stage, TrainConfig
 from twin_train.figure import draw_losses
 from twin_train.log import read_log, tag
@@ -300,3 +303,26 @@ def test_a_figure_marks_the_best_step(tmp_path: Path, monkeypatch: pytest.Monkey
     assert labels["toy"] == labels["mean"] == [20, 40, 59]
     assert len(labels["training"]) > 50
     assert (tmp_path / "loss.png").stat().st_size > 1000
+
+
+def test_the_card_is_measured_when_what_was_trained_is_gone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be no room for two: what is measured is read from the checkpoint."""
+    build, trained = runs.build_policy, []
+
+    def remember(*args: Any) -> Any:
+        policy = build(*args)
+        trained.append(weakref.ref(policy))
+        return policy
+
+    def look(*_: Any, **__: Any) -> None:
+        gc.collect()
+        assert [each() for each in trained] == [None]
+        looked.append(True)
+
+    looked: list[bool] = []
+    monkeypatch.setattr(runs, "build_policy", remember)
+    monkeypatch.setattr(runs, "write_card", look)
+    run(tmp_path / "out", "train.num_steps=2")
+    assert looked

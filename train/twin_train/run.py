@@ -191,6 +191,9 @@ def train_run(
             title += f", backbone of {RANDOM_WEIGHTS}"
         ends = [stage.end for stage in config.train.stages[:-1]]
         draw_losses(read_log(folder / LOG), folder / "loss.png", title=title, stages=ends)
+        # The card reads the checkpoint: two of a policy of 7 GB would not fit everywhere.
+        accelerator.free_memory()
+        del policy
         write_card(folder, name=name, result=result, device=device)
     return result
 
