@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lapo_training_fixtures
 import yaml
 from fusion_fixtures import make_fusion
 from training_fixtures import CONFIG, Run, write_config
 
 from twin_policy.parsing import plain
 
-KINDS = ("dp", "clip", "fusion")
+KINDS = ("dp", "clip", "fusion", "lapo")
 CLIP = """{clip_model_name: ViT-B/32, clip_layer: 1, feature_dim: 16, resize_shape: [32, 64],
     pretrained_backbone_weights: random, weights_seed: 0,
     overrides: {width: 64, layers: 3, head_width: 16, embed_dim: 32}}"""
@@ -18,8 +19,8 @@ CLIP = """{clip_model_name: ViT-B/32, clip_layer: 1, feature_dim: 16, resize_sha
 
 def write_kind(path: Path, kind: str) -> Path:
     """The toy's config with this kind of encoder."""
-    if kind == "dp":
-        path.write_text(CONFIG)
+    if kind in ("dp", "lapo"):
+        path.write_text(CONFIG if kind == "dp" else lapo_training_fixtures.CONFIG)
     elif kind == "clip":
         write_config(path, encoder=CLIP)
     else:

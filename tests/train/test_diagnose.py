@@ -46,7 +46,8 @@ SLOWLY = 7
 @pytest.fixture(autouse=True)
 def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """It measures for longer than these trainings take."""
-    monkeypatch.setattr("twin_train.run.write_card", lambda *_, **__: None)
+    for module in ("run", "lapo_run"):
+        monkeypatch.setattr(f"twin_train.{module}.write_card", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def rewrite(folder: Path, to: Path, change: Callable[[Checkpoint], None]) -> Pat
 
 
 def use_normaliser(checkpoint: Checkpoint, normalizer: Normalizer) -> None:
-    checkpoint.policy.part("")[0].normalizer = normalizer
+    checkpoint.policy.joints_of("").normalizer = normalizer
 
 
 def lose_statistics(checkpoint: Checkpoint) -> None:
@@ -74,14 +75,14 @@ def lose_statistics(checkpoint: Checkpoint) -> None:
 
 
 def freeze_a_joint(checkpoint: Checkpoint) -> None:
-    old = checkpoint.policy.part("")[0].normalizer
+    old = checkpoint.policy.joints_of("").normalizer
     stored = old.action.to_dict()
     stored = stored | {"frozen": [True, *stored["frozen"][1:]]}
     use_normaliser(checkpoint, Normalizer(old.state, DimensionNormalizer.from_dict(stored)))
 
 
 def spoil_a_weight(checkpoint: Checkpoint) -> None:
-    parameter = next(iter(checkpoint.policy.each_head()[0].parameters()))
+    *_, parameter = checkpoint.policy.parameters()
     parameter.data.view(-1)[0] = float("nan")
 
 
@@ -96,6 +97,7 @@ BROKEN: Mapping[str, Callable[[Checkpoint], None]] = {
     "weights": spoil_a_weight,
     "features": blind,
 }
+OF_A_TOWER = ("clip", "fusion")
 OF_SHORT_TRAINING = {"open-loop error", "history"}
 """What a policy of a few steps may be found with."""
 
@@ -118,7 +120,7 @@ def test_broken_checkpoints_of_each_kind_are_found(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    settings = ["train.num_steps=2"] + (["train.features=auto"] if kind != "dp" else [])
+    settings = ["train.num_steps=2"] + (["train.features=auto"] if kind in OF_A_TOWER else [])
     folder = train_kind(run, config_path, tmp_path / kind, kind, *settings)
     path = episodes / "data" / "episode1.hdf5"
     whole = run_on(folder, path)
@@ -128,7 +130,7 @@ def test_broken_checkpoints_of_each_kind_are_found(
         without_data = check in ("normaliser", "weights")
         assert check in faults(broken, *(() if without_data else (path,))), check
 
-    if kind != "dp":
+    if kind in OF_A_TOWER:
         found = {each.check: each for each in whole}
         assert found["backbone"].verdict == found["feature drift"].verdict == "ok"
         assert "differ by" in found["feature drift"].said

@@ -22,7 +22,8 @@ from twin_train.predict import choose_frames, histories, joint_names, predict, r
 @pytest.fixture(autouse=True)
 def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """It measures for longer than these trainings take."""
-    monkeypatch.setattr("twin_train.run.write_card", lambda *_, **__: None)
+    for module in ("run", "lapo_run"):
+        monkeypatch.setattr(f"twin_train.{module}.write_card", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twin_policy.diffusion import ChunkPolicy
 from twin_policy.joints import Joints
+from twin_policy.lapo_policy import LapoPolicy
 from twin_policy.specs import TaskEntry
 from twin_train.findings import Finding
 from twin_train.predict import (
@@ -146,8 +147,14 @@ def check_range(trials: Sequence[Trial]) -> Finding:
 
 
 def _normalised(joints: Joints, trial: Trial) -> Array:
-    """Targets of the executed steps as the network learns them: (m, Da)."""
+    """Targets of the executed steps, (m, Da): as the network learns them, or where it clips by
+    a range of its own, 1 at that range's ends."""
     found = compare_steps(trial)
+    if isinstance(trial.policy, LapoPolicy):
+        low, high = trial.policy.action_low, trial.policy.action_high
+        driven = joints.driven(found[0].to(low))
+        scaled = (2 * driven - low - high) / (high - low)
+        return rearrange(scaled, "n k d -> (n k) d").double().cpu().numpy()
     # `Joints` itself: in the slots of several robots, others would be among them.
     targets = Joints.targets(joints, found[0].to(trial.policy.device), found[1])
     return rearrange(targets, "n k d -> (n k) d").double().cpu().numpy()
