@@ -37,9 +37,9 @@ def draw_lapo(log: list[dict[str, float]], path: Path, *, title: str, lapo: Lapo
     _lines(panels[1][0], log, shares)
     panels[1][0].set(ylabel="share", ylim=(-0.02, 1.02))
     twin = panels[1][0].twinx()
-    twin.plot(*series(log, "val_active_units"), color=GREEN, linewidth=1.6)
+    twin.plot(*series(log, "val_active_units"), color=GREEN, linewidth=1.6, marker=".")
     twin.set_ylabel(f"active latent units of {lapo.latent_dim}", color=GREEN)
-    twin.set_ylim(0, lapo.latent_dim * 1.02)
+    twin.set_ylim(-0.02 * lapo.latent_dim, 1.02 * lapo.latent_dim)
     twin.spines[["top"]].set_visible(False)
     errors = [
         ("val_mean_abs", f"acting by: {lapo.act_with}", BLUE),
