@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from twin_train.loop import (
     NOISE_STREAM,
     Interrupted,
     LossNotFinite,
-    Reached,
     Result,
     learning_rate_scale,
     seeded_generator,
@@ -37,6 +36,19 @@ from twin_train.state import load_moments, load_state, save_state
 
 AUGMENTATION, NOISE = 0, 1
 """Places within a step's random numbers."""
+
+
+@dataclass
+class LapoReached:
+    """How far a run is, besides its tensors; what JSON can hold."""
+
+    step: int = 0
+    seconds: float = 0.0
+    train_loss: float = math.nan
+    """The VAE's, the last one that was logged."""
+    val: dict[str, float] = field(default_factory=dict)
+    recent: dict[str, list[float]] = field(default_factory=dict)
+    """Losses and figures of the steps since they were last logged."""
 
 
 class LatentCollapse(ValueError):
@@ -185,7 +197,7 @@ class _Run:
         self.policy, self.data, self.config = policy, data, config
         self.folder, self.provenance, self.device = folder, provenance, device
         self.optimizer = make_optimizer(policy, config)
-        self.reached = Reached()
+        self.reached = LapoReached()
         self._recent: dict[str, list[Tensor]] = {}
         self._began = time.perf_counter()
 
@@ -194,13 +206,12 @@ class _Run:
         saved = load_state(self.folder, policy=self.policy, average=self.policy)
         if saved is None:
             return
-        self.reached = Reached(**saved[0])
+        self.reached = LapoReached(**saved[0])
         self._began -= self.reached.seconds
         load_moments(self.optimizer, saved[1])
-        names, values = self.reached.scaler.get("names", []), self.reached.scaler.get("rows", [])
         self._recent = {
-            name: [torch.tensor(value, device=self.device) for value in row]
-            for name, row in zip(names, values, strict=True)
+            name: [torch.tensor(value) for value in values]
+            for name, values in self.reached.recent.items()
         }
 
     def batches(self, begin: int) -> Generator[LapoBatch, None, None]:
@@ -259,8 +270,9 @@ class _Run:
         """Writes the checkpoint, and all that is needed to go on from here."""
         self._check_finite({})
         self.reached.seconds = time.perf_counter() - self._began
-        rows = {name: [float(value) for value in row] for name, row in self._recent.items()}
-        self.reached.scaler = {"names": list(rows), "rows": list(rows.values())}
+        self.reached.recent = {
+            name: [float(value) for value in values] for name, values in self._recent.items()
+        }
         save_weights(self.folder, self.policy, self._describe())
         save_state(
             self.folder,
@@ -272,9 +284,14 @@ class _Run:
 
     def _describe(self) -> dict[str, Any]:
         reached = self.reached
-        figures = {"validation": reached.val, "best": reached.best}
         seconds = round(reached.seconds, 1)
-        return {**self.provenance, "steps": reached.step, "train_seconds": seconds, **figures}
+        return {
+            **self.provenance,
+            "steps": reached.step,
+            "train_seconds": seconds,
+            "validation": reached.val,
+            "best": {},
+        }
 
     def _check_finite(self, figures: Mapping[str, float]) -> None:
         wrong = [name for name, value in figures.items() if not math.isfinite(value)]
