@@ -131,8 +131,13 @@ def _build_fresh(config: EncoderConfig) -> VisionBackbone:
     return built
 
 
-def load_tower(backbones: Sequence[VisionBackbone], config: EncoderConfig) -> dict[str, Any]:
+def load_tower(
+    backbones: Sequence[VisionBackbone], config: EncoderConfig, *, setting: str = SETTING
+) -> dict[str, Any]:
     """Puts the weights of a config into each of its towers.
+
+    Args:
+        setting: what the user calls the option that names the weights, for the messages.
 
     Returns:
         `WeightsIdentity` as plain values, and the backbone's name.
@@ -149,7 +154,7 @@ def load_tower(backbones: Sequence[VisionBackbone], config: EncoderConfig) -> di
                 f"{weights} are of the tag {meant.tag}, and the network was built for "
                 f"{backbone.recipe.tag}: build it from `resolve(config)`"
             )
-        identity = asdict(registry.load(backbone, weights, setting=SETTING))
+        identity = asdict(registry.load(backbone, weights, setting=setting))
     return {"backbone": meant.name, **identity}
 
 

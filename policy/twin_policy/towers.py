@@ -20,7 +20,10 @@ from twin_policy.pretrained import build_backbone, load_tower, resolve
 if TYPE_CHECKING:
     from twin_policy.backbones import LayerFeatures
 
-SETTING = "policy.encoder.fusion.models"
+
+def weights_setting(model: str) -> str:
+    """What a user calls the option that names a model's weights."""
+    return f"weights of {model} in policy.encoder.fusion.models"
 
 
 def model_encoder(model: ModelConfig, *, grid: Size, cells: Size | None) -> EncoderConfig:
@@ -116,7 +119,9 @@ class Towers(nn.Module):
             WeightsError: weights that are missing or do not fit.
         """
         return {
-            each.name: load_tower([self[each.name]], self.encoder_config(each))
+            each.name: load_tower(
+                [self[each.name]], self.encoder_config(each), setting=weights_setting(each.name)
+            )
             for each in self.configs
         }
 

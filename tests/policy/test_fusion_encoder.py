@@ -27,6 +27,7 @@ from torch import Tensor
 from xpolicylab_fixtures import CLIENTS, Robot, play_as_robotwin, play_in_one_process
 
 from twin_policy.agent import Agent, noise_generator
+from twin_policy.backbones import WeightsError
 from twin_policy.checkpoint import load_checkpoint, prepare_checkpoint, save_weights
 from twin_policy.config import ActionSpaceConfig, EncoderConfig, PolicyConfig
 from twin_policy.diffusion import ChunkPolicy
@@ -237,6 +238,12 @@ def test_models_with_other_weights_are_refused(aligned: Path) -> None:
     config = make_encoder_config("aligned_pooled", aligned, fusion={"models": models})
     with pytest.raises(ValueError, match="reads dinov3 with fingerprint"):
         make_encoder(config)
+
+
+def test_weights_that_are_missing_are_told_by_model() -> None:
+    towers = Towers([MODELS[1], replace(MODELS[0], weights="weights/none")], grid=GRID)
+    with pytest.raises(WeightsError, match="set weights of croco in policy"):
+        towers.load_pretrained()
 
 
 def test_another_encoder_than_a_policy_began_with_is_refused(tmp_path: Path) -> None:

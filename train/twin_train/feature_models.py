@@ -16,7 +16,7 @@ from twin_policy.frame_encoder import FrameEncoder
 from twin_policy.fusion_config import FusionConfig, ModelConfig, check_cells
 from twin_policy.names import unknown
 from twin_policy.pretrained import build_backbone, complete, resolve
-from twin_policy.towers import model_encoder
+from twin_policy.towers import model_encoder, weights_setting
 from twin_train.extraction import count_bytes, extract, in_words
 from twin_train.feature_use import AUTO, find_or_extract, make_tower
 from twin_train.features import (
@@ -156,7 +156,9 @@ def extract_models(
         name = plan.model.name
         try:
             with building:
-                backbone = make_tower(plan.encoder, seed=0)
+                backbone = make_tower(
+                    plan.encoder, seed=0, setting=weights_setting(plan.model.name)
+                )
             return extract_one(
                 store,
                 plan.encoder,

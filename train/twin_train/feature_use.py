@@ -12,7 +12,7 @@ import torch
 from twin_policy.backbones import VisionBackbone
 from twin_policy.config import EncoderConfig, PolicyConfig
 from twin_policy.frame_encoder import FrameEncoder
-from twin_policy.pretrained import build_backbone, is_tower, load_tower
+from twin_policy.pretrained import SETTING, build_backbone, is_tower, load_tower
 from twin_train.extraction import extract, features_folder
 from twin_train.features import (
     DTYPES,
@@ -62,11 +62,12 @@ def check_trainable_from_features(config: PolicyConfig) -> None:
             )
 
 
-def make_tower(encoder: EncoderConfig, *, seed: int) -> VisionBackbone:
+def make_tower(encoder: EncoderConfig, *, seed: int, setting: str = SETTING) -> VisionBackbone:
     """The tower as a training of this seed has it, with its weights, random ones included.
 
     Args:
         encoder: resolved, of a tower.
+        setting: as `load_tower`.
 
     Raises:
         WeightsError: weights that are missing or do not fit.
@@ -75,7 +76,7 @@ def make_tower(encoder: EncoderConfig, *, seed: int) -> VisionBackbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(encoder)
-    load_tower([backbone], encoder)
+    load_tower([backbone], encoder, setting=setting)
     return backbone.eval()
 
 
