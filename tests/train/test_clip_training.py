@@ -101,7 +101,7 @@ def test_missing_weights_end_the_training_before_it_begins(
     )
     for weights, message in (
         ("hub:openai", r"(?s)hub:openai: open_clip_model.*`hf download timm/vit_base_patch32_clip"),
-        ("no/such.pt", r"no weight file no/such\.pt: set"),
+        ("no/such.pt", r"no weight file no/such\.pt in .*: set"),
         ("null", "means little without pretrained weights: set policy.encoder.pretrained_backb"),
     ):
         with pytest.raises(WeightsError, match=message):
