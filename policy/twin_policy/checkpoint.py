@@ -77,6 +77,18 @@ def prepare_checkpoint(
     write_text(folder / "specs.json", json.dumps(specs, indent=1))
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether weights are there that belong to the files that do not change."""
+    files = [folder / name for name in (*FIXED, WEIGHTS)]
+    if not all(file.is_file() for file in files):
+        return False
+    try:
+        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+            return (file.metadata() or {}).get("fixed_files_sha256") == _digest(folder)
+    except Exception:  # noqa: BLE001 safetensors' own errors derive from Exception alone
+        return False
+
+
 def _group(config: PolicyConfig, task: str, entry: TaskEntry) -> str:
     return statistics_group(config, task, entry.action_spec.layout, entry.embodiment)
 

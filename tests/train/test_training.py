@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from training_fixtures import Run, compare_runs, stop_after
 
-from twin_policy.checkpoint import load_checkpoint
+from twin_policy.checkpoint import load_checkpoint, save_weights
 from twin_policy.diffusion import DiffusionPolicy
 from twin_train.commands import train as command
 from twin_train.config import load_run_config
@@ -87,6 +87,21 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(run: Run, tmp_path: Path)
         log.write('{"step": 7, "lo')
     run(tmp_path / "parts")
     compare_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_finished_run_of_an_older_version_stays_loadable(run: Run, tmp_path: Path) -> None:
+    """Asked for again, its config is not written anew with keys that its weights do not know."""
+    folder = tmp_path / "out"
+    run(folder, "train.num_steps=2")
+    policy, provenance = load_checkpoint(folder).policy, load_checkpoint(folder).provenance
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    del stored["policy"]["lapo"], stored["policy"]["encoder"]["early_fusion"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    save_weights(folder, policy, provenance)
+    before = (folder / "config.yaml").read_bytes()
+    run(folder, "train.num_steps=2")
+    assert (folder / "config.yaml").read_bytes() == before
+    assert load_checkpoint(folder).provenance["steps"] == 2
 
 
 def test_a_finished_run_is_not_run_again(run: Run, tmp_path: Path) -> None:

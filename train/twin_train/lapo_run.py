@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from twin_policy.action_space import JointLayout
-from twin_policy.checkpoint import prepare_checkpoint
 from twin_policy.config import PolicyConfig
 from twin_policy.diffusion import count_parameters
 from twin_policy.files import remove_partial
@@ -31,7 +30,7 @@ from twin_train.log import LOG, read_log
 from twin_train.loop import Result
 from twin_train.processes import launched
 from twin_train.provenance import RANDOM_WEIGHTS, describe, describe_data
-from twin_train.run import open_run_store
+from twin_train.run import open_run_store, prepare_run
 from twin_train.sharing import Shared
 from twin_train.state import STATE
 from twin_train.store import Store
@@ -120,7 +119,7 @@ def train_lapo_run(
         cameras=store.source_shapes,
         embodiment=store.embodiment,
     )
-    prepare_checkpoint(folder, policy=policy, tasks={task: entry})
+    prepare_run(folder, policy, {task: entry})
     described = describe(
         replace(config, policy=policy_config),
         tasks={

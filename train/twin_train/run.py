@@ -12,7 +12,7 @@ import torch
 
 from twin_env.episodes import list_episodes
 from twin_policy.action_space import JointLayout
-from twin_policy.checkpoint import prepare_checkpoint
+from twin_policy.checkpoint import is_prepared, prepare_checkpoint
 from twin_policy.diffusion import (
     ChunkPolicy,
     DenoisingPolicy,
@@ -163,7 +163,7 @@ def train_run(
             )
             for task, each in tasks.items()
         }
-        prepare_checkpoint(folder, policy=policy, tasks=entries)
+        prepare_run(folder, policy, entries)
     accelerator.wait_for_everyone()
     result = train(
         policy,
@@ -313,6 +313,15 @@ def build_policy(config: RunConfig, tasks: Mapping[str, TaskData]) -> DenoisingP
         policy = create_policy(config.policy, specs)
     assert isinstance(policy, DenoisingPolicy)
     return policy
+
+
+def prepare_run(folder: Path, policy: ChunkPolicy, entries: Mapping[str, TaskEntry]) -> None:
+    """Writes what does not change during a run, unless weights of this run belong to it already.
+
+    A later version may write the same settings with more keys, which older weights do not know.
+    """
+    if not ((folder / STATE).is_file() and is_prepared(folder)):
+        prepare_checkpoint(folder, policy=policy, tasks=entries)
 
 
 def _described(task_data: TaskData, policy: ChunkPolicy, task: str) -> dict[str, Any]:
