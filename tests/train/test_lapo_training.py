@@ -19,6 +19,7 @@ from training_fixtures import Run, compare_runs, stop_after
 from twin_policy.backbones import VisionBackbone
 from twin_policy.checkpoint import load_checkpoint
 from twin_policy.lapo_policy import LapoPolicy
+from twin_train import lapo_loop
 from twin_train.card import CARD
 from twin_train.conversion import open_or_build_store
 from twin_train.extraction import extract
@@ -178,6 +179,58 @@ def test_a_collapsed_latent_stops_a_training_that_wants_an_actor(run: Run, tmp_p
     result = run(tmp_path / "bc", *settings, "policy.lapo.behaviour=bc")
     assert result.steps == 30
     assert result.val["active_units"] == 0
+
+
+def test_a_run_that_collapsed_at_its_end_has_not_passed_when_asked_again(
+    run: Run, tmp_path: Path
+) -> None:
+    settings = ["policy.lapo.beta=1e4", "policy.lapo.latent_check_after=6", "train.lr=1e-2"]
+    settings += ["train.num_steps=20", "train.val_every=20"]
+    for _ in range(2):
+        with pytest.raises(LatentCollapse, match="at step 20"):
+            run(tmp_path / "out", *settings)
+
+
+def test_losses_of_a_resumed_run_are_where_the_others_will_be(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another device than the CPU, for which torch's `meta` stands here."""
+    with pytest.raises(Interrupted):
+        run(tmp_path / "out", stop=stop_after(5))
+    found: list[torch.device] = []
+    restore = lapo_loop._Run.restore
+
+    def watched(self: lapo_loop._Run) -> None:
+        cpu, self.device = self.device, torch.device("meta")
+        restore(self)
+        found.extend(value.device for values in self._recent.values() for value in values)
+        self.device = cpu
+        raise Interrupted
+
+    monkeypatch.setattr(lapo_loop._Run, "restore", watched)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "out")
+    assert {device.type for device in found} == {"meta"}
+
+
+def test_returns_beyond_the_bounds_are_told(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    costly = (
+        Played(5, reward=np.array([-1, 0, 0, 0, 1], np.float32)),
+        Played(6, "failure", reward=np.full(6, -0.5, np.float32)),
+        Played(6),
+        Played(5, "failure"),
+    )
+    write_replays(tmp_path / "costly", costly)
+    with caplog.at_level(logging.WARNING, "twin_train"):
+        run(tmp_path / "told", "train.num_steps=1", data={"toy": tmp_path / "costly"})
+        assert "clamped to policy.lapo.min_v 0 and max_v 1" in caplog.text
+        caplog.clear()
+        wide = ["train.num_steps=1", "policy.lapo.min_v=-4"]
+        run(tmp_path / "wide", *wide, data={"toy": tmp_path / "costly"})
+        run(tmp_path / "sparse", "train.num_steps=1")
+    assert "clamped" not in caplog.text
 
 
 def test_cloned_behaviour_trains_no_actor(run: Run, tmp_path: Path) -> None:

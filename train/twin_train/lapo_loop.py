@@ -77,6 +77,8 @@ def train_lapo(
     run = _Run(policy, data, config, folder, provenance, device)
     run.restore()
     stage, reached = config.stages[0], run.reached
+    if reached.step == config.num_steps:
+        run.check_latent()  # What stopped a run at its end is no less so when it is asked again.
     log = TrainingLog(
         folder,
         step=reached.step,
@@ -210,7 +212,7 @@ class _Run:
         self._began -= self.reached.seconds
         load_moments(self.optimizer, saved[1])
         self._recent = {
-            name: [torch.tensor(value) for value in values]
+            name: [torch.tensor(value, device=self.device) for value in values]
             for name, values in self.reached.recent.items()
         }
 

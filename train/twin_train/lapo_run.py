@@ -56,6 +56,10 @@ NO_CONTRAST = (
 )
 
 
+ROUNDING = 1e-5
+"""Returns that are beyond their bounds by less are not."""
+
+
 def train_lapo_run(
     config: RunConfig,
     *,
@@ -94,6 +98,7 @@ def train_lapo_run(
     replay = open_replay(source, store, config, threads=threads, device=device)
     if not replay.has_failures:
         LOGGER.warning(NO_CONTRAST)
+    _warn_of_returns(config.policy, replay)
     policy_config = _resolved(config.policy, replay)
     policy = build_lapo(policy_config, replay, store, seed=config.train.seed)
     weights = policy.encoder.load_pretrained()
@@ -217,6 +222,24 @@ def count_parts(policy: LapoPolicy) -> dict[str, Any]:
 def _resolved(config: PolicyConfig, data: ReplayData) -> PolicyConfig:
     assert config.lapo is not None
     return replace(config, lapo=config.lapo.resolved(has_failures=data.has_failures))
+
+
+def _warn_of_returns(config: PolicyConfig, data: ReplayData) -> None:
+    """Rewards of the user's own may add up to more than the bounds, which are for sparse ones."""
+    assert config.lapo is not None
+    low, high = config.lapo.min_v, config.lapo.max_v
+    least = min(float(each.future.min()) for each in data.each)
+    most = max(float(each.future.max()) for each in data.each)
+    if least < low - ROUNDING or most > high + ROUNDING:
+        LOGGER.warning(
+            "discounted returns of the data are from %.4g to %.4g, and the critic's targets are "
+            "clamped to policy.lapo.min_v %g and max_v %g, beyond which it tells nothing apart: "
+            "set the two to what returns can be",
+            least,
+            most,
+            low,
+            high,
+        )
 
 
 def _check_settings(train: TrainConfig) -> None:
