@@ -22,6 +22,7 @@ from twin_env.replay_files import (
     sparse_labels,
     write_replay,
 )
+from twin_env.replay_folders import content_digest
 from twin_eval.cli import main
 from twin_train import replay_output
 from twin_train.layout_conversion import convert_layout
@@ -287,6 +288,20 @@ def test_creation_goes_on_and_refuses_what_is_another(
     stable = write_stable_folder(tmp_path / "demos")
     status, said = replay(capsys, "create", run, "--out", stable)
     assert "no `twinbench replay` put there" in said
+
+
+@pytest.mark.parametrize("command", ["create", "merge"])
+def test_any_source_may_have_more_by_now(tmp_path: Path, capsys: Capture, command: str) -> None:
+    first, second = write_rollouts(tmp_path / "a", "s"), write_rollouts(tmp_path / "bb", "fsf")
+    words = (command, first, second, "--out", tmp_path / "out")
+    assert replay(capsys, *words)[0] == 0
+    before = {path: content_digest(path) for path in list_episodes(tmp_path / "out")}
+    write_rollouts(tmp_path / "a", "sfsfsf")
+    status, said = replay(capsys, *words)
+    assert status == 0, said
+    after = {path: content_digest(path) for path in list_episodes(tmp_path / "out")}
+    assert before.items() < after.items()
+    assert replay(capsys, "verify", tmp_path / "out")[0] == 0
 
 
 def test_robots_cameras_and_tasks_are_not_mixed(tmp_path: Path, capsys: Capture) -> None:

@@ -19,7 +19,7 @@ from twin_env.files import replacing
 from twin_env.replay_files import is_replay, read_replay
 from twin_env.replay_folders import content_digest, read_manifest
 from twin_train.replay_draft import Shape, read_draft, relabelled, shape_of
-from twin_train.replay_output import Made, ReplayFolderError, make
+from twin_train.replay_output import Made, ReplayFolderError, keys_there, make
 from twin_train.replay_rewards import RewardRule
 
 DEMONSTRATIONS, REPLAY = "demonstrations", "replay"
@@ -151,6 +151,19 @@ def read_items(
     return list(found.values()), duplicates
 
 
+def in_their_places(items: Sequence[Item], there: Sequence[str]) -> list[Item]:
+    """Those that a folder has already first, as it has them: any source may have more by now.
+
+    Args:
+        there: their digests. Where one of them is of no item, the order stays.
+    """
+    by_digest = {item.digest: item for item in items}
+    if not by_digest.keys() >= set(there):
+        return list(items)
+    known = [by_digest[digest] for digest in there]
+    return [*known, *(item for item in items if item.digest not in set(there))]
+
+
 def _task_and_rule(source: Source, path: Path, task: str | None) -> tuple[str, str]:
     if is_replay(path):
         about = read_replay(path).about
@@ -203,6 +216,7 @@ def create(
     """
     _check_out(sources, out)
     items, duplicates = read_items(sources, task=task, tick=tick)
+    items = in_their_places(items, keys_there(out))
     check_alike(items, cameras)
 
     def write(number: int, path: Path) -> Sequence[str]:
@@ -237,6 +251,7 @@ def merge(sources: Sequence[Source], out: Path, *, tick: Tick = lambda: None) ->
             read_replay(path)
     _check_out(sources, out)
     items, duplicates = read_items(sources, tick=tick)
+    items = in_their_places(items, keys_there(out))
     check_alike(items)
     rules = {item.reward_rule: item.path for item in items}
     if len(rules) > 1:

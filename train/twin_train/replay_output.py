@@ -41,6 +41,14 @@ def episode_path(folder: Path, number: int) -> Path:
     return folder / "data" / f"episode{number}.hdf5"
 
 
+def keys_there(out: Path) -> list[str]:
+    """What the episodes of a folder that a command began stand for; none where it does not say."""
+    try:
+        return list(json.loads((out / CLAIM).read_text(encoding="utf-8"))["episodes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # `owned` says what is wrong with it.
+
+
 @contextmanager
 def owned(out: Path, how: Mapping[str, Any], keys: Sequence[str]) -> Iterator[None]:
     """Holds `out` for a command that makes episode N of what `keys[N]` stands for.
