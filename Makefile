@@ -16,7 +16,7 @@ help:
 	@echo "make demo       record, train and evaluate in the embedded simulator (outputs/demo/)"
 	@echo "make test       linters, types, import rules and all tests"
 	@echo "make test-robotwin-versions   tests of twin_policy with the old versions RoboTwin has (5 GB)"
-	@echo "make toys       toy tasks that a subtly wrong diffusion policy fails (many minutes)"
+	@echo "make toys       toy tasks that a subtly wrong policy fails (many minutes)"
 	@echo "make plans      verify the shipped seed plans anew, after a change of simulator or task"
 	@echo "make benchmark  what simulator, policy and data cost on this machine"
 	@echo "make setup      virtual environment, dependencies and a Vulkan device, nothing else"
@@ -88,7 +88,7 @@ $(OLD_STAMP): tests/robotwin_versions.txt policy/twin_policy/requirements.txt
 test-robotwin-versions: $(OLD_STAMP)
 	@PYTHONPATH=policy $(OLD_VENV)/bin/python -m pytest -q -m "not slow" tests/policy
 
-# What a subtly wrong diffusion policy fails.
+# What a subtly wrong policy fails.
 toys: $(STAMP)
 	@$(BIN)/pytest -q -s -m slow
 
