@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from twin_train.conversion import open_or_build_store
 from twin_train.lapo_data import ReplayData, read_rewards, split_by_outcome
 from twin_train.lapo_run import open_replay
 from twin_train.layout_conversion import convert_layout
+from twin_train.replay_output import CLAIM
 
 
 def read(folder: Path, *assignments: str) -> ReplayData:
@@ -198,6 +201,19 @@ def test_folders_with_and_without_rewards_are_refused(folder: Path) -> None:
         ValueError, match=r"others without, such as episode2\.hdf5: make one replay"
     ):
         read(folder)
+
+
+def test_a_folder_that_was_not_finished_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_replays(folder)
+    claim = {"format_version": 1, "how": {"command": "merge"}}
+    for there, told in ((len(SOME), False), (len(SOME) + 3, True)):
+        keys = [str(number) for number in range(there)]
+        (folder / CLAIM).write_text(json.dumps({**claim, "episodes": keys}))
+        with caplog.at_level(logging.WARNING, "twin_train"):
+            read(folder)
+        assert ("holds 6 of the 9 episodes" in caplog.text) == told
 
 
 def test_a_store_holds_no_rewards(folder: Path) -> None:

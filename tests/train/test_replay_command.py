@@ -269,6 +269,9 @@ def test_creation_goes_on_and_refuses_what_is_another(
     capsys.readouterr()
     made = {path: path.stat().st_mtime_ns for path in list_episodes(out)}
     assert len(made) == 2
+    status, said = replay(capsys, "verify", out)
+    assert status == 1
+    assert "2 of its 3 episodes are there: give the command that made the folder once more" in said
     (out / "data/.episode2.1.part.hdf5").touch()
     status, said = replay(capsys, *words)
     assert status == 0

@@ -20,6 +20,7 @@ from twin_policy.normalizer import Normalizer
 from twin_train.dataset import Transitions, Windows, fit_normalizer, split_episodes
 from twin_train.features import FrameFeatures, SideBySide
 from twin_train.loading import CameraPictures
+from twin_train.replay_output import keys_there
 from twin_train.store import Store, is_store
 
 LOGGER = logging.getLogger(__name__)
@@ -55,6 +56,14 @@ def read_rewards(data: Path, store: Store) -> list[Rewards]:
             f"{data} is a store, which holds no rewards: give the folder of replay episodes"
         )
     paths = {path.name: path for path in list_episodes(data)}
+    if (wanted := len(keys_there(data))) > len(paths):
+        LOGGER.warning(
+            "%s holds %d of the %d episodes that were to be there: give the command that made it "
+            "once more, or learn from these",
+            data,
+            len(paths),
+            wanted,
+        )
     ours = [(each, paths[each.source]) for each in store.episodes]
     labelled = [is_replay(path) for _, path in ours]
     if any(labelled) and not all(labelled):

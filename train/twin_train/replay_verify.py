@@ -13,6 +13,7 @@ from twin_env.episodes import EpisodeFileError, list_episodes, read_episode
 from twin_env.replay_files import ReplayEpisode, find_faults, read_replay
 from twin_env.replay_folders import content_digest, count_outcomes, read_manifest
 from twin_train.replay_draft import Shape, describe_cameras, shape_of
+from twin_train.replay_output import keys_there
 
 IDLE_RAD = 1e-3
 """An action that moves no joint by more is idle."""
@@ -151,13 +152,15 @@ def _faults_among(episodes: Sequence[ReplayEpisode], shapes: Mapping[Path, Shape
 
 
 def _faults_of_manifest(folder: Path, episodes: Sequence[ReplayEpisode], n_files: int) -> list[str]:
+    remedy = "give the command that made the folder once more"
+    if (wanted := len(keys_there(folder))) > n_files:
+        return [f"{folder}: {n_files} of its {wanted} episodes are there: {remedy}"]
     try:
         manifest = read_manifest(folder)
     except EpisodeFileError as error:
         return [str(error)]
     if manifest is None:
         return []
-    remedy = "give the command that made the folder once more"
     if manifest.get("episodes") != n_files:
         told = manifest.get("episodes")
         return [
