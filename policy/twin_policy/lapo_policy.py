@@ -203,6 +203,8 @@ class LapoPolicy(ChunkPolicy):
     ) -> NDArray[np.float64]:
         """The chunk for one observation: float64 (H, Da), absolute targets, physical units.
 
+        The same for the same observation, also where `act_with` is `prior`.
+
         Args:
             left_img, right_img, global_img: uint8 RGB (H, W, 3) of the left wrist's, the right
                 wrist's and the head camera, of any size.
