@@ -66,7 +66,7 @@ class ReplayEpisode:
 
     path: Path
     action: NDArray[np.float64]
-    """(T, Da) absolute joint targets, as executed."""
+    """(T, Da) absolute joint targets, as given: before the simulator cuts them to its limits."""
     reward: NDArray[np.float32]
     """(T,)."""
     terminal: Bools

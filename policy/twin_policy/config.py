@@ -315,14 +315,14 @@ class PolicyConfig:
                 "a policy needs cameras or the joint state, and has neither: set cameras, or "
                 "encoder.use_state to true"
             )
+        if self.lapo is not None:
+            _check_lapo(self)
+            return
         if self.n_action_steps > self.horizon - self.n_obs_steps + 1:
             raise ValueError(
                 f"n_action_steps must be at most horizon - n_obs_steps + 1 = "
                 f"{self.horizon - self.n_obs_steps + 1}, and is {self.n_action_steps}"
             )
-        if self.lapo is not None:
-            _check_lapo(self)
-            return
         if self.normalizer.mode == "zscore" and self.noise_scheduler.clip_sample:
             raise ValueError(
                 "normalizer.mode zscore brings actions beyond [-1, 1], where "

@@ -257,13 +257,20 @@ def action_error(
         `mean_abs` over the driven dimensions and `max_dim_abs`, the mean of the worst one; rad
         (grippers: their own units).
     """
-    first, count = policy.config.n_obs_steps - 1, policy.config.n_action_steps
     features = policy.encode_batch(batch)
     chunk = policy.predict_from_features(features, batch.state, generators, batch.task)
+    return chunk_error(policy, chunk, batch.action, batch.valid, batch.task)
+
+
+def chunk_error(
+    policy: ChunkPolicy, chunk: Tensor, action: Tensor, valid: Tensor, task: str = ""
+) -> dict[str, float]:
+    """As `action_error`, of chunks (B, H, Da) against whole vectors (B, H, D)."""
+    first, count = policy.config.n_obs_steps - 1, policy.config.n_action_steps
     predicted = chunk[:, first : first + count]
-    recorded = policy.joints_of(batch.task).driven(batch.action[:, first : first + count])
+    recorded = policy.joints_of(task).driven(action[:, first : first + count])
     errors = (predicted - recorded).abs()
-    valid = batch.valid[:, first : first + count].to(errors.dtype)
+    valid = valid[:, first : first + count].to(errors.dtype)
     weighted = errors * rearrange(valid, "b t -> b t 1")
     per_dim = reduce(weighted, "b t d -> d", "sum") / valid.sum()
     return {"mean_abs": float(per_dim.mean()), "max_dim_abs": float(per_dim.max())}

@@ -233,4 +233,4 @@ def advantage_weight(advantage: Tensor, *, expectile: float = 0.9) -> Tensor:
 
 def active_units(means: Tensor, *, threshold: float = 0.01) -> int:
     """Latent dimensions whose posterior mean varies over the data (N, Z) (arXiv 1509.00519)."""
-    return int((means.var(dim=0) > threshold).sum())
+    return int((means.var(dim=0, unbiased=False) > threshold).sum())

@@ -15,7 +15,9 @@ class LapoConfig:
     """Offline reinforcement learning in the latent space of an action VAE."""
 
     behaviour: Literal["lapo", "bc"] = "lapo"
-    """`bc`: advantage weights off and no actor, so that the VAE's prior is what acts."""
+    """`bc`, the control: advantage weights off and no actor, so that the VAE's prior is what acts;
+    and the VAE trains the encoder, unless that is frozen, because the critic values an actor that
+    is not there."""
     latent_dim: int = 32
     """Z, the length of an action chunk's latent vector."""
     hidden_dim: int = 256
@@ -54,7 +56,7 @@ class LapoConfig:
     learn_from: Literal["all", "successes"] = "all"
     """Which episodes of the data."""
     action_margin: float = 0.05
-    """Actions are clipped to the range of the data, and this much (rad) beyond."""
+    """Actions are clipped to the range of the data, arms this much (rad) beyond."""
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "hidden_dim", "n_layers", "feature_dim"):
@@ -82,8 +84,12 @@ class LapoConfig:
             )
 
     def resolved(self, *, has_failures: bool) -> LapoConfig:
-        """With `act_with` decided by the data: without failures an advantage tells speed only."""
-        if self.act_with != "auto":
-            return self
-        learns = self.behaviour == "lapo" and has_failures
-        return replace(self, act_with="policy" if learns else "prior_mean")
+        """With all decided that `behaviour` and the data decide: without failures, an advantage
+        tells speed only."""
+        config = self
+        if self.behaviour == "bc" and self.encoder_gradient != "frozen":
+            config = replace(config, encoder_gradient="vae")
+        if self.act_with == "auto":
+            learns = self.behaviour == "lapo" and has_failures
+            config = replace(config, act_with="policy" if learns else "prior_mean")
+        return config

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -104,6 +104,7 @@ class LapoPolicy(ChunkPolicy):
         )
         self.act_with: ActWith = self.lapo.act_with
         """How actions are chosen; never `auto` in a checkpoint."""
+        self._grippers = [i for i, dim in enumerate(driven_dims) if dim in gripper_dims]
         unbounded = torch.full((self.joints.action_dim,), torch.inf)
         self.register_buffer("action_low", -unbounded)
         self.register_buffer("action_high", unbounded)
@@ -130,8 +131,9 @@ class LapoPolicy(ChunkPolicy):
         return [*groups[loss], *(groups["encoder"] if trains_encoder else [])]
 
     def set_action_range(self, actions: Tensor) -> None:
-        """Actions will be clipped to those of the data (n, Da), driven, and a margin beyond."""
-        margin = self.lapo.action_margin
+        """Actions will be clipped to those of the data (n, Da), driven; arms to a margin beyond."""
+        margin = torch.full_like(self.action_low, self.lapo.action_margin)
+        margin[list(self._grippers)] = 0
         self.action_low.copy_(actions.amin(0) - margin)
         self.action_high.copy_(actions.amax(0) + margin)
 
@@ -155,16 +157,25 @@ class LapoPolicy(ChunkPolicy):
         fused: Tensor = self.fusion(cond)
         return fused
 
+    def fuse(self, encoded: Tensor, state: Tensor) -> Tensor:
+        """(B, F) of pictures that are encoded already, (B, 1, E), and states (B, 1, D)."""
+        cond = self.encoder.condition(encoded, self.joints.state_input(state))
+        fused: Tensor = self.fusion(cond)
+        return fused
+
     def transition(self, batch: LapoBatch) -> Transition:
         """A batch as the networks see it, but for its observations."""
-        action = self.joints.targets(batch.action, batch.state[:, -1])
-        valid = batch.valid[:, :, None].expand_as(action)
+        valid = repeat(batch.valid, "b h -> b (h d)", d=self.joints.action_dim)
         return Transition(
-            action=rearrange(action, "b h d -> b (h d)"),
-            valid=rearrange(valid, "b h d -> b (h d)"),
+            action=self.flat_action(batch.action, batch.state),
+            valid=valid,
             reward=batch.reward,
             discount=batch.discount,
         )
+
+    def flat_action(self, action: Tensor, state: Tensor) -> Tensor:
+        """Whole vectors (B, H, D) at states (B, 1, D) as the networks see them: (B, H * Da)."""
+        return rearrange(self.joints.targets(action, state[:, -1]), "b h d -> b (h d)")
 
     # Acting
 
@@ -180,8 +191,7 @@ class LapoPolicy(ChunkPolicy):
         task: str = "",
     ) -> Tensor:
         """As `ChunkPolicy.predict_from_features`; the generators are needed by `prior` only."""
-        cond = self.encoder.condition(features, self.joints.state_input(state))
-        fused = self.fusion(cond)
+        fused = self.fuse(features, state)
         if self.act_with == "policy":
             latent = self.nets.latent(fused)
         elif self.act_with == "prior":

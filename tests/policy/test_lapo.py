@@ -336,12 +336,25 @@ def test_actions_stay_in_the_range_of_the_data_and_a_margin(representation: str)
     data = torch.stack([torch.linspace(-1, 0, LAYOUT.dim), torch.linspace(0.5, 2, LAYOUT.dim)])
     policy.set_action_range(data)
     acted = act(policy)
-    low, high = data[0] - 0.1, data[1] + 0.1
+    margin = torch.full((LAYOUT.dim,), 0.1)
+    margin[list(LAYOUT.gripper_dims)] = 0
+    low, high = data[0] - margin, data[1] + margin
     assert ((acted >= low) & (acted <= high)).all()
     assert ((acted == low) | (acted == high)).float().mean() > 0.9
 
 
 # Configs
+
+
+@pytest.mark.parametrize("behaviour", ["lapo", "bc"])
+def test_the_control_learns_its_encoder_from_the_clone(behaviour: str) -> None:
+    """A critic of an actor that is not there would teach nothing."""
+    config = LapoConfig(behaviour=behaviour)  # type: ignore[arg-type]
+    resolved = config.resolved(has_failures=True)
+    expected = {"lapo": ("critic", "policy"), "bc": ("vae", "prior_mean")}
+    assert (resolved.encoder_gradient, resolved.act_with) == expected[behaviour]
+    frozen = dataclasses.replace(config, encoder_gradient="frozen").resolved(has_failures=True)
+    assert frozen.encoder_gradient == "frozen"
 
 
 @pytest.mark.parametrize(
@@ -432,7 +445,7 @@ def test_a_loaded_checkpoint_does_the_same(
     loaded = load_checkpoint(save(config, prepare)).policy
     assert isinstance(loaded, LapoPolicy)
     assert loaded.config == config
-    assert loaded.action_high.tolist() == pytest.approx([0.45] * 14)
+    assert loaded.action_high.tolist() == pytest.approx(([0.45] * 6 + [0.4]) * 2)
     assert torch.equal(act(loaded), act(saved[0]))
     assert np.array_equal(select(loaded, make_observation()), select(saved[0], make_observation()))
     mine, theirs = saved[0].state_dict(), loaded.state_dict()

@@ -15,6 +15,7 @@ from twin_env.episodes import list_episodes
 from twin_env.replay_files import is_replay, read_replay, sparse_labels
 from twin_policy.action_space import JointLayout
 from twin_policy.config import PolicyConfig
+from twin_policy.diffusion import Batch
 from twin_policy.lapo_policy import LapoBatch
 from twin_policy.normalizer import Normalizer
 from twin_train.dataset import Transitions, Windows, fit_normalizer, split_episodes
@@ -160,6 +161,19 @@ class ReplayWindows:
     def use_features(self, read: Mapping[str, FrameFeatures | SideBySide]) -> None:
         """Batches hold these from now on, instead of pictures."""
         self.frames = Frames({}, self.frames.state, read)
+
+    def observed(self, rows: NDArray[np.int64] | Sequence[int]) -> Batch:
+        """The chunks of these rows, and the observations before them alone."""
+        chosen = np.asarray(rows)
+        here = self.before[chosen][:, None]
+        chunks = self.windows.batch(chosen)
+        return Batch(
+            images={name: pictures.take(here) for name, pictures in self.frames.images.items()},
+            state=torch.from_numpy(self.frames.state[here]),
+            action=chunks.action,
+            valid=chunks.valid,
+            read={name: frames.take(here) for name, frames in self.frames.read.items()},
+        )
 
     def batch(self, rows: NDArray[np.int64] | Sequence[int]) -> LapoBatch:
         """The chunks of these rows."""

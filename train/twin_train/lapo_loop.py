@@ -10,18 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from twin_policy.agent import noise_generator
 from twin_policy.checkpoint import save_weights
-from twin_policy.diffusion import Batch, action_error
-from twin_policy.lapo import active_units
 from twin_policy.lapo_policy import LapoBatch, LapoPolicy
 from twin_train.config import TrainConfig
 from twin_train.dataset import rows_of_step
-from twin_train.lapo_data import ReplayData, ReplayWindows
+from twin_train.lapo_data import ReplayData
+from twin_train.lapo_judgement import judge
 from twin_train.loading import prefetch
 from twin_train.log import TrainingLog
 from twin_train.loop import (
@@ -303,54 +300,3 @@ class _Run:
                 f"{wrong[0] if wrong else 'a weight'} is not finite at step {self.reached.step}: "
                 "lower train.lr or set train.grad_clip_norm"
             )
-
-
-def judge(
-    policy: LapoPolicy,
-    windows: ReplayWindows,
-    data: ReplayData,
-    config: TrainConfig,
-    device: torch.device,
-) -> dict[str, float]:
-    """What V and Q say against Monte-Carlo returns, and actions against those of successes.
-
-    On chunks spread over the episodes, the same each time. `mean_abs` and `max_dim_abs` are of
-    what the policy would do, `prior_mean_abs` of the prior's mean (rad); `loss` is V's mean
-    squared error. `v_success` and `v_failure` are means of V over episodes of either end.
-    """
-    count = min(config.val_windows, len(windows))
-    rows = np.linspace(0, len(windows) - 1, count).round().astype(np.int64)
-    batch = windows.batch(rows).to(device)
-    features = policy.features(batch.images, batch.state, None, batch.read)
-    figures = policy.nets.figures(features, policy.transition(batch).action)
-    actual = torch.from_numpy(windows.future[rows]).to(device)
-    success = torch.tensor([data.rewards[int(i)].success for i in windows.owner[rows]])
-    value = figures["v"]
-    found = {
-        "loss": float((value - actual).square().mean()),
-        "v_bias": float((value - actual).mean()),
-        "q_bias": float((figures["q"] - actual).mean()),
-        "v_correlation": correlation(value, actual),
-        "active_units": float(active_units(figures["latent"])),
-    }
-    for name, chosen in (("v_success", success), ("v_failure", ~success)):
-        if chosen.any():
-            found[name] = float(value[chosen.to(device)].mean())
-    good = np.flatnonzero(success.numpy())
-    if len(good):
-        kept = windows.batch(rows[good]).to(device)
-        wanted = Batch(kept.images, kept.state, kept.action, kept.valid, read=kept.read)
-        noise = [noise_generator(config.seed, index) for index in range(len(good))]
-        found |= action_error(policy, wanted, noise)
-        chosen_way, policy.act_with = policy.act_with, "prior_mean"
-        found["prior_mean_abs"] = action_error(policy, wanted, noise)["mean_abs"]
-        policy.act_with = chosen_way
-    return found
-
-
-def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's; 0 where one of them is constant."""
-    both = torch.stack([one, other])
-    if float(both.std(dim=1).min()) < 1e-9:
-        return 0.0
-    return float(torch.corrcoef(both)[0, 1])

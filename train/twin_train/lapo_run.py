@@ -96,7 +96,7 @@ def train_lapo_run(
     for written in (folder, (folder / STATE).parent):
         remove_partial(written)
     replay = open_replay(source, store, config, threads=threads, device=device)
-    if not replay.has_failures:
+    if not replay.has_failures and _wants_contrast(config.policy):
         LOGGER.warning(NO_CONTRAST)
     _warn_of_returns(config.policy, replay)
     policy_config = _resolved(config.policy, replay)
@@ -217,6 +217,12 @@ def count_parts(policy: LapoPolicy) -> dict[str, Any]:
         "all": count_parameters(policy),
         "learning": sum(each.numel() for part in policy.groups().values() for each in part),
     }
+
+
+def _wants_contrast(config: PolicyConfig) -> bool:
+    """Whether failures would have been learnt from, had there been any."""
+    assert config.lapo is not None
+    return config.lapo.behaviour == "lapo" and config.lapo.learn_from == "all"
 
 
 def _resolved(config: PolicyConfig, data: ReplayData) -> PolicyConfig:

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     processes = count_local() if launched() else args.processes
     threads = args.threads or max(1, count_cpus() // processes)
     if args.processes > 1 and not launched():
+        check_processes(args.policy)
         relaunch(sys.argv[1:], processes=processes, threads=threads)
 
     import torch
@@ -125,6 +126,14 @@ def run(args: argparse.Namespace) -> int:
     if is_first():
         print(summary(result, folder))
     return 0
+
+
+def check_processes(policy: str) -> None:
+    """Raises `ValueError` where a policy trains in one process, before several are started."""
+    from twin_train.config import load_run_config
+
+    if load_run_config(policy).policy.lapo is not None:
+        raise ValueError(f"{policy} is learnt by LAPO, in one process: leave --processes out")
 
 
 def check_action_dim(data: Mapping[str, Path], wanted: int) -> None:
