@@ -52,7 +52,9 @@ def draw_lapo(log: list[dict[str, float]], path: Path, *, title: str, lapo: Lapo
         panel.grid(axis="y", alpha=0.25, linewidth=0.6)
         panel.set_xlim(left=0)
         if panel.get_legend_handles_labels()[0]:
-            panel.legend(frameon=False, fontsize=9)
+            # The latent units are on an axis of their own, which `best` would not look at.
+            place = "center right" if panel is panels[1][0] else "best"
+            panel.legend(frameon=False, fontsize=9, loc=place)
     for panel in panels[1]:
         panel.set_xlabel("step")
     figure.suptitle(title, fontsize=11)
