@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from twin_policy.lapo_config import LapoConfig
 
@@ -140,7 +140,7 @@ class Lapo(nn.Module):
         pair = torch.cat([features, batch.action], dim=-1)
         q1, q2 = self.critic.q1(pair).squeeze(-1), self.critic.q2(pair).squeeze(-1)
         value = self.critic.value(features)
-        loss = sum_of_errors(((q1, bounded), (q2, bounded), (value, bounded_worth)))
+        loss = mse_loss(q1, bounded) + mse_loss(q2, bounded) + mse_loss(value, bounded_worth)
         beyond = torch.stack([(target != bounded).float(), (worth != bounded_worth).float()])
         return loss, {"q": q1.mean(), "v": value.mean(), "clamped": beyond.mean()}
 
@@ -208,12 +208,6 @@ class Lapo(nn.Module):
         q = torch.minimum(self.critic.q1(pair), self.critic.q2(pair)).squeeze(-1)
         mean, _ = self.vae.posterior(features, action)
         return {"latent": mean, "q": q, "v": self.critic.value(features)}
-
-
-def sum_of_errors(pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
-    """Mean squared errors of estimates against targets, added up."""
-    losses: Iterator[Tensor] = ((one - other).square().mean() for one, other in pairs)
-    return torch.stack(list(losses)).sum()
 
 
 def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class LapoBatch:
 class LapoPolicy(ChunkPolicy):
     """An encoder of pictures and joints, and LAPO on its features.
 
-    Which of it a loss may change is said by `groups`.
+    Which of it a loss may change is said by `learns_from`.
     """
 
     action_low: Tensor
@@ -154,12 +154,13 @@ class LapoPolicy(ChunkPolicy):
             read: instead of the pictures.
         """
         cond = self.encoder(images, self.joints.state_input(state), generator, read)
-        fused: Tensor = self.fusion(cond)
-        return fused
+        return self._fused(cond)
 
     def fuse(self, encoded: Tensor, state: Tensor) -> Tensor:
         """(B, F) of pictures that are encoded already, (B, 1, E), and states (B, 1, D)."""
-        cond = self.encoder.condition(encoded, self.joints.state_input(state))
+        return self._fused(self.encoder.condition(encoded, self.joints.state_input(state)))
+
+    def _fused(self, cond: Tensor) -> Tensor:
         fused: Tensor = self.fusion(cond)
         return fused
 

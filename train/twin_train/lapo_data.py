@@ -39,7 +39,7 @@ class Rewards:
     success: bool
     source: str
     action: NDArray[np.float64] | None = None
-    """(T, Da) as executed; None: the next drive targets."""
+    """(T, Da) as given; None: the next drive targets."""
 
 
 def read_rewards(data: Path, store: Store) -> list[Rewards]:
